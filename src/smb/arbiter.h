@@ -90,8 +90,8 @@ int arbiter_abort_reservation(struct arbiter *arb, uint16_t reservation);
  * calling it early is harmless. */
 void arbiter_run(struct arbiter *arb);
 
-/* Sends what is pending: at once on the IPC thread, else as soon as arbiter_run() runs there (R60). With
- * cb, and nothing pending, an empty request is sent as a fence (R79). Any thread. */
+/* Sends what is pending: at once on the IPC thread, else as soon as arbiter_run() runs there (R60).
+ * With cb, and nothing pending, an empty request is sent as a fence (R79). Any thread. */
 void arbiter_flush(struct arbiter *arb, arbiter_flush_cb *cb, void *ctx);
 
 /* [ipc] The reply to a request with this cookie arrived. */
