@@ -201,14 +201,15 @@ def _():
 
 
 # Spelled so that this file does not contain what it looks for.
-LEFT_BEHIND = [r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b", r"(?<![\w.])/(wo" r"rk|home/\w+|ro" r"ot)/"]
+LEFT_BEHIND = [r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b", r"(?<![\w.])/(wo" r"rk|home/\w+|ro" r"ot)/", r"\.\./sha" r"red/"]
 
 
 @tap.case("nothing unfinished and no machine's own paths are left behind")
 def _():
     bad = []
     for f in FILES:
-        if f == "LICENSE" or f.startswith("t/data/") or "/corpus/" in f or f.startswith("protos/"):
+        # The CI script alone may look beside the checkout, for the conformance suites.
+        if f in ("LICENSE", ".ci/run") or f.startswith("t/data/") or "/corpus/" in f or f.startswith("protos/"):
             continue
         for n, line in enumerate(read(f).split("\n"), 1):
             if any(re.search(p, line) for p in LEFT_BEHIND):
