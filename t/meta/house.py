@@ -135,7 +135,7 @@ def _():
 
 
 # Files whose exported names carry a short form of the stem.
-SHORT = {"datasource": {"ds"}}
+SHORT = {"datasource": {"ds"}, "messages": {"msg"}}
 
 
 @tap.case("exported functions carry the stem of their file, or its first word")
