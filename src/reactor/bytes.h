@@ -101,78 +101,45 @@ static inline bool bytes_get(struct bytes_cur *c, uint64_t n, struct bytes_view 
     return true;
 }
 
-/* Little-endian loads and stores at any alignment; the caller has checked the bounds. */
-static inline uint16_t bytes_load16(const void *p)
-{
-    uint16_t v;
-    memcpy(&v, p, sizeof(v));
-    return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? v : __builtin_bswap16(v);
-}
-
-static inline uint32_t bytes_load32(const void *p)
-{
-    uint32_t v;
-    memcpy(&v, p, sizeof(v));
-    return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? v : __builtin_bswap32(v);
-}
-
-static inline uint64_t bytes_load64(const void *p)
-{
-    uint64_t v;
-    memcpy(&v, p, sizeof(v));
-    return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? v : __builtin_bswap64(v);
-}
-
-static inline void bytes_store16(void *p, uint16_t v)
-{
-    v = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? v : __builtin_bswap16(v);
-    memcpy(p, &v, sizeof(v));
-}
-
-static inline void bytes_store32(void *p, uint32_t v)
-{
-    v = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? v : __builtin_bswap32(v);
-    memcpy(p, &v, sizeof(v));
-}
-
-static inline void bytes_store64(void *p, uint64_t v)
-{
-    v = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? v : __builtin_bswap64(v);
-    memcpy(p, &v, sizeof(v));
-}
+/* Little-endian loads and stores at any alignment, bytes_load16(p) and bytes_store16(p, v), where
+ * the caller has checked the bounds; and bytes_get_u16(c, &v), which does it itself. Likewise 32
+ * and 64. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define BYTES_SWAP(bits, v) (v)
+#else
+#define BYTES_SWAP(bits, v) __builtin_bswap##bits(v)
+#endif
+#define BYTES_WORD(bits)                                                                           \
+    static inline uint##bits##_t bytes_load##bits(const void *p)                                   \
+    {                                                                                              \
+        uint##bits##_t v;                                                                          \
+        memcpy(&v, p, sizeof(v));                                                                  \
+        return BYTES_SWAP(bits, v);                                                                \
+    }                                                                                              \
+    static inline void bytes_store##bits(void *p, uint##bits##_t v)                                \
+    {                                                                                              \
+        v = BYTES_SWAP(bits, v);                                                                   \
+        memcpy(p, &v, sizeof(v));                                                                  \
+    }                                                                                              \
+    static inline bool bytes_get_u##bits(struct bytes_cur *c, uint##bits##_t *out)                 \
+    {                                                                                              \
+        if (bytes_left(c) < bits / 8)                                                              \
+            return false;                                                                          \
+        *out = bytes_load##bits(c->p);                                                             \
+        c->p += bits / 8;                                                                          \
+        return true;                                                                               \
+    }
+BYTES_WORD(16)
+BYTES_WORD(32)
+BYTES_WORD(64)
+#undef BYTES_WORD
+#undef BYTES_SWAP
 
 static inline bool bytes_get_u8(struct bytes_cur *c, uint8_t *out)
 {
     if (bytes_left(c) < 1)
         return false;
     *out = *c->p++;
-    return true;
-}
-
-static inline bool bytes_get_u16(struct bytes_cur *c, uint16_t *out)
-{
-    if (bytes_left(c) < 2)
-        return false;
-    *out = bytes_load16(c->p);
-    c->p += 2;
-    return true;
-}
-
-static inline bool bytes_get_u32(struct bytes_cur *c, uint32_t *out)
-{
-    if (bytes_left(c) < 4)
-        return false;
-    *out = bytes_load32(c->p);
-    c->p += 4;
-    return true;
-}
-
-static inline bool bytes_get_u64(struct bytes_cur *c, uint64_t *out)
-{
-    if (bytes_left(c) < 8)
-        return false;
-    *out = bytes_load64(c->p);
-    c->p += 8;
     return true;
 }
 
@@ -277,16 +244,5 @@ static inline bool bytes_next(struct bytes_cur *c, struct bytes_field *f)
  * False when there is none or the message is malformed before its end. */
 bool bytes_find(struct bytes_view msg, uint32_t field, enum bytes_wire type,
                 struct bytes_field *out);
-
-/* sint32/sint64 zigzag coding. */
-static inline int64_t bytes_unzigzag(uint64_t v)
-{
-    return (int64_t)(v >> 1) ^ -(int64_t)(v & 1);
-}
-
-static inline uint64_t bytes_zigzag(int64_t v)
-{
-    return ((uint64_t)v << 1) ^ (uint64_t)(v >> 63);
-}
 
 #endif

@@ -15,9 +15,9 @@
 #include <stdint.h>
 #include <time.h>
 
-#define CHRONO_US  1000ull
-#define CHRONO_MS  1000000ull
-#define CHRONO_SEC 1000000000ull
+#define CHRONO_US  UINT64_C(1000)
+#define CHRONO_MS  UINT64_C(1000000)
+#define CHRONO_SEC UINT64_C(1000000000)
 
 /* CLOCK_MONOTONIC: deadlines, slices. The service's "wall clock" is this one too. */
 uint64_t chrono_mono_ns(void);
@@ -46,7 +46,7 @@ void chrono_random_seed(uint64_t seed);
 
 /* For tests: all clocks stand still at `start` (CLOCK_REALTIME and its coarse form at start +
  * CHRONO_VIRTUAL_REAL; the TSC counts one tick per nanosecond). */
-#define CHRONO_VIRTUAL_REAL (1700000000ull * CHRONO_SEC)
+#define CHRONO_VIRTUAL_REAL (UINT64_C(1700000000) * CHRONO_SEC)
 void chrono_virtual_start(uint64_t start);
 
 /* Back to the kernel's clocks. */

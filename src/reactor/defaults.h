@@ -9,21 +9,21 @@
  */
 
 /* The loop. */
-#define DEFAULTS_ACTOR_BUDGET     64u             /* messages of one actor per tick */
-#define DEFAULTS_SLICE_LIMIT_NS   2000000ull      /* no callback may hold the loop longer */
-#define DEFAULTS_TASK_BUDGET_NS   1000000ull      /* what a timed task plans for one slice */
-#define DEFAULTS_TASK_BUDGET_SIZE (1024u * 1024u) /* bytes a timed task plans for one slice */
-#define DEFAULTS_MAILBOX_COUNT    4096u           /* messages waiting for one actor */
-#define DEFAULTS_MAILBOX_BYTES    (4u << 20)      /* what they may weigh */
-#define DEFAULTS_LOG_BURST        10u           /* equal lines per window before they are counted */
-#define DEFAULTS_LOG_WINDOW_NS    5000000000ull /* that window */
+#define DEFAULTS_ACTOR_BUDGET     64u               /* messages of one actor per tick */
+#define DEFAULTS_SLICE_LIMIT_NS   UINT64_C(2000000) /* no callback may hold the loop longer */
+#define DEFAULTS_TASK_BUDGET_NS   UINT64_C(1000000) /* what a timed task plans for one slice */
+#define DEFAULTS_TASK_BUDGET_SIZE (1024u * 1024u)   /* bytes a timed task plans for one slice */
+#define DEFAULTS_MAILBOX_COUNT    4096u             /* messages waiting for one actor */
+#define DEFAULTS_MAILBOX_BYTES    (4u << 20)        /* what they may weigh */
+#define DEFAULTS_LOG_BURST        10u /* equal lines per window before they are counted */
+#define DEFAULTS_LOG_WINDOW_NS    UINT64_C(5000000000) /* that window */
 
 /* What one uid may hold. Generous: they stop a runaway program, not a busy machine. */
 #define DEFAULTS_UID_CONNECTIONS  8192u
 #define DEFAULTS_UID_SESSIONS     5u  /* V19 */
 #define DEFAULTS_MAX_SESSIONS     15u /* V20, over all uids */
-#define DEFAULTS_UID_SMB_BYTES    (8ull << 30)
-#define DEFAULTS_UID_BUFFER_BYTES (16ull << 30)
+#define DEFAULTS_UID_SMB_BYTES    (UINT64_C(8) << 30)
+#define DEFAULTS_UID_BUFFER_BYTES (UINT64_C(16) << 30)
 
 /* Shared memory of a producer. */
 #define DEFAULTS_SMB_SIZE (256u * 1024u) /* R55 */

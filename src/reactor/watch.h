@@ -15,7 +15,7 @@
 
 enum { WATCH_READ = 1, WATCH_WRITE = 2 };
 
-/* Called once per readiness: with WATCH_READ, with WATCH_WRITE, in this order when both are there.
+/* Called with WATCH_READ, with WATCH_WRITE, in this order when both are there.
  * May switch this or any other watch on and off and may call watch_fini on them; memory that holds
  * a watch is freed at reap only. */
 typedef void watch_cb(void *arg, unsigned event);
@@ -27,10 +27,12 @@ struct watch {
     struct event *on_read;   /* own; NULL until watched */
     struct event *on_write;  /* own; NULL until watched */
     watch_cb *cb;
-    void *arg;        /* borrow */
-    const char *name; /* borrow, for the slice metrics */
-    int fd;           /* borrow: the owner closes it, after watch_fini */
-    unsigned events;
+    void *arg;         /* borrow */
+    const char *name;  /* borrow, for the slice metrics */
+    struct list fired; /* in the reactor's list from readiness to callback */
+    int fd;            /* borrow: the owner closes it, after watch_fini */
+    unsigned events;   /* what is watched */
+    unsigned ready;    /* what was found ready in this tick */
 };
 
 /* Off. Allocates nothing. */
