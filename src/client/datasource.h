@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Data sources of a producer: what can be traced (a type, registered with the service) and what is
  * being traced (an instance, one per session that asked). The producer link turns the service's

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The producer's link to a tracing service: connection, shared memory, commands. It keeps itself
  * alive: connects when there is a service, registers the data sources, and starts over when the

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The shared memory ABI: numbers and layouts that producers and services of every version agree on.
  * Little-endian only. Nothing here has state; everything is a constant or a small pure function.

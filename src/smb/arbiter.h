@@ -1,11 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The producer's arbiter: one per SMB. Hands free chunks to writers, collects returned chunks and
  * patches in one pending commit, and talks to the service through a table of operations (spec
  * section 7).
  *
  * Threads: writers run on any thread; one lock per arbiter. Everything is sent from the IPC thread,
- * by arbiter_run() and the functions marked [ipc]; the operations are called without the lock held.
- * Knows no socket, loop or message library.
+ * by arbiter_run() and the functions marked [ipc]. Operations are called without the lock held,
+ * except on_ipc_thread and now_ms, which may be called with it and must not call back. Knows no
+ * socket, loop or message library.
  */
 #ifndef SMB_ARBITER_H
 #define SMB_ARBITER_H
@@ -39,11 +41,11 @@ struct arbiter_ops {
     /* Any thread, never with the lock held: see to it that arbiter_run() is called on the IPC
      * thread in delay_ms, or at the next opportunity when 0. Must not call it from inside. */
     void (*schedule)(void *ctx, uint32_t delay_ms);
-    bool (*on_ipc_thread)(void *ctx);        /* any thread */
-    uint64_t (*now_ms)(void *ctx);           /* any thread; monotonic */
-    void (*wait_us)(void *ctx, uint32_t us); /* any thread; NULL = nanosleep */
-    void (*exhausted)(void *ctx,
-                      const char *message); /* STALL_ABORT ran out; NULL = print and abort() */
+    bool (*on_ipc_thread)(void *ctx);                  /* any thread */
+    uint64_t (*now_ms)(void *ctx);                     /* any thread; monotonic */
+    void (*wait_us)(void *ctx, uint32_t us);           /* any thread; NULL = nanosleep */
+    void (*exhausted)(void *ctx, const char *message); /* STALL_ABORT ran out: end the process, or
+                                                          return to drop; NULL = log and drop */
 };
 
 struct arbiter_cfg {
@@ -58,7 +60,8 @@ struct arbiter_cfg {
 
 struct arbiter;
 
-/* ops may be NULL iff cfg->unbound. NULL when out of memory. */
+/* The table and ctx must stay until arbiter_free(). ops may be NULL iff cfg->unbound. NULL when out
+ * of memory. */
 struct arbiter *arbiter_new(const struct arbiter_cfg *cfg, const struct arbiter_ops *ops,
                             void *ctx);
 
@@ -81,8 +84,8 @@ void arbiter_disconnect(struct arbiter *arb);
 void arbiter_bind(struct arbiter *arb, const struct arbiter_ops *ops, void *ctx,
                   bool direct_patching);
 
-/* [ipc] R82, R83: resolves a reservation to a buffer, or to none. EEXIST if already resolved. Abort
- * is allowed before arbiter_bind(). Positive errno = caller's misuse, -errno = ours. */
+/* [ipc] R82, R83: resolves a reservation to a buffer, or to none. Abort is allowed before
+ * arbiter_bind(). 0, -EEXIST if already resolved, -ENOMEM. */
 int arbiter_bind_reservation(struct arbiter *arb, uint16_t reservation, uint16_t target_buffer);
 int arbiter_abort_reservation(struct arbiter *arb, uint16_t reservation);
 
@@ -94,8 +97,8 @@ void arbiter_run(struct arbiter *arb);
  * With cb, and nothing pending, an empty request is sent as a fence (R79). Any thread. */
 void arbiter_flush(struct arbiter *arb, arbiter_flush_cb *cb, void *ctx);
 
-/* [ipc] The reply to a request with this cookie arrived. */
-void arbiter_acked(struct arbiter *arb, uint64_t cookie);
+/* [ipc] The reply to a request with this cookie arrived; ok = the service took it. */
+void arbiter_acked(struct arbiter *arb, uint64_t cookie, bool ok);
 
 /* [ipc] R78: acknowledges flush `id`; an emulated self-scraping producer scrapes first (R111). */
 void arbiter_ack_flush(struct arbiter *arb, uint64_t id);
@@ -107,11 +110,15 @@ void arbiter_set_batch_ms(struct arbiter *arb, uint32_t batch_ms);
 
 struct writer;
 
-/* What the arbiter knows of a live writer; embedded in it. */
+struct arbiter_task;
+
+/* What the arbiter knows of a live writer; embedded in it. All but id is the arbiter's own. */
 struct arbiter_client {
     struct arbiter_client *next; /* borrow: the arbiter's list of live writers */
-    uint32_t target; /* buffer, or ARBITER_RESERVED | reservation; under the arbiter's lock */
-    uint16_t id;     /* 0 = null writer */
+    struct arbiter_task *hello;  /* own: the registration, until it is posted */
+    struct arbiter_task *bye;    /* own: its counterpart, so that the end cannot fail */
+    uint32_t target;             /* buffer, or ARBITER_RESERVED | reservation */
+    uint16_t id;                 /* 0 = null writer */
 };
 #define ARBITER_RESERVED 0x10000u
 

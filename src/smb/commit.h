@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * CommitDataRequest, encoded and decoded by hand: it is the message of the hot path, and neither
  * side may allocate per chunk. The request structs are what the arbiter builds; the views are what
@@ -90,7 +91,8 @@ struct commit_patch_view {
 /* Moves as read: like commit_move, data NULL when absent. A present but empty data has data_len 0
  * and data non-NULL, so that scan_data() refuses it. */
 
-/* Checks every byte of the request once. 0, or EPROTO if it is not a well-formed message. */
+/* Checks every byte of the request once. 0, or ERR_BAD_REQUEST if it is not a well-formed message.
+ */
 int commit_open(struct commit_view *view, const void *data, size_t len);
 
 /* A position; zero it to begin. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Pages and chunk states: every transition of R16 with the memory order of R18, and nothing else.
  * Both sides use it; which side may call what is said at each function.
@@ -62,15 +63,15 @@ bool page_release_complete(const struct shmem *shm, const struct page_chunk *c);
 /* Producer, emulation only: Complete -> Free. */
 bool page_free_complete(const struct shmem *shm, const struct page_chunk *c);
 
-/* Service: Complete -> BeingRead. 0; EINVAL no such page or chunk; EAGAIN not complete; EBUSY the
- * word would not stand still. All three are the peer's doing and mean "skip this chunk". */
+/* Service: Complete -> BeingRead. 0; ERR_BAD_CHUNK no such page or chunk; ERR_BAD_STATE not
+ * complete; ERR_BAD_PAGE the word would not stand still. All three mean "skip this chunk". */
 int page_acquire_read(const struct shmem *shm, uint32_t page, uint32_t chunk,
                       struct page_chunk *out);
 
 /*
  * Service: zeroes the chunk header, then BeingRead -> Free; the last chunk of a page frees the page
- * (R17-R19). 0; EPROTO if the layout or the state is no longer what it was at acquisition (nothing
- * is changed then: the page is lost to the producer that broke it); EBUSY as above.
+ * (R17-R19). 0; ERR_BAD_PAGE if the layout or the state is no longer what it was at acquisition:
+ * the page is then left to the producer that broke it.
  */
 int page_release_free(const struct shmem *shm, const struct page_chunk *c);
 

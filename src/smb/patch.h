@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The patch list of one writer: size fields that were still open when their chunk was handed over,
  * in the order in which they were reserved. FIFO; only completed entries at the head ever leave

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Streaming protobuf writer: fields go straight to their final place, which is a chunk of the SMB
  * (smb/writer) or a flat piece of memory. Nested messages reserve a 4-byte size that is filled in,

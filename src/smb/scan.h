@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The service's way into an SMB, or into a chunk shipped as bytes: find the chunk, read its header
  * once into a local struct, hand out the payload's bounds. Payload bytes stay the producer's: they
@@ -39,17 +40,17 @@ static inline uint32_t scan_flags(const struct scan_chunk *c)
 
 /*
  * R87.1-2: takes chunk (page, chunk) for reading. page and chunk are unchecked values of a commit.
- * 0; or EINVAL, EAGAIN, EBUSY as page_acquire_read(): skip this entry. On 0 scan_release() must
+ * 0; or a positive error as page_acquire_read(): skip this entry. On 0 scan_release() must
  * follow.
  */
 int scan_acquire(const struct shmem *shm, uint32_t page, uint32_t chunk, struct scan_chunk *out);
 
-/* R87.4: frees the chunk. 0, or EPROTO / EBUSY: the page is given up, count it and go on. */
+/* R87.4: frees the chunk. 0, or ERR_BAD_PAGE: the page is given up, count it and go on. */
 int scan_release(const struct shmem *shm, const struct scan_chunk *c);
 
 /*
- * R110: a whole chunk, header first, shipped inside a commit. len outside 8 ... 65535 is EPROTO
- * (section 12). out->payload points into data. No release is needed.
+ * R110: a whole chunk, header first, shipped inside a commit. len outside 8 ... 65535 is
+ * ERR_BAD_CHUNK (section 12). out->payload points into data. No release is needed.
  */
 int scan_data(const uint8_t *data, size_t len, bool incomplete, struct scan_chunk *out);
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One shared memory buffer as mapped by this process: created by us, offered by a peer, or private
  * memory that only looks like one (emulation). Knows sizes and pages, nothing of chunk states.
@@ -41,20 +42,20 @@ int shmem_create(struct shmem *shm, uint32_t total, uint32_t page_size);
 /*
  * Service side: adopts memory that a producer offered (R9-R13, section 12). Takes fd in every case.
  * Requires: the three seals, a size and page that pass R3 unchanged, and a mapping that is really
- * writable. 0, or a positive errno (the peer's fault: it gets an SMB of ours instead) with shm
+ * writable. 0, or ERR_BAD_FD (the peer's fault: it gets an SMB of ours instead) with shm
  * untouched and fd closed. `why` (may be NULL) gets a static phrase for the log line.
  */
 int shmem_adopt(struct shmem *shm, int fd, uint64_t page_size, const char **why);
 
 /*
  * Producer side: maps the FD that came with setup_tracing, whatever its seals (R7). Takes fd in
- * every case. 0; a positive errno if the service sent something unusable; -errno if mapping failed
+ * every case. 0; ERR_BAD_FD if the service sent something unusable; -errno if mapping failed
  * here.
  */
 int shmem_map(struct shmem *shm, int fd, uint64_t page_size);
 
 /* Producer side: private zeroed memory in place of an SMB (R106). page_size as announced; 0 or
- * -errno, positive if the pair is unusable. */
+ * -errno, ERR_BAD_CONFIG if the pair is unusable. */
 int shmem_anonymous(struct shmem *shm, size_t total, uint64_t page_size);
 
 /* Header of page `page`, which must be < shm->pages. */

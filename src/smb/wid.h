@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Writer ids: 1 ... max, handed out next-after-last so that an id rests as long as possible (R34).
  */
 #ifndef SMB_WID_H

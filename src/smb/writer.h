@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A trace writer: one sequence of packets, written by one thread at a time, straight into chunks of
  * the SMB (spec section 6). It never blocks unless its policy says so, and losing packets is not an
