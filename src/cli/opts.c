@@ -249,7 +249,8 @@ static const char usage_perfetto[] =
     "usage: perfetto -c, --config FILE|- [--txt] -o, --out FILE|-\n"
     "       perfetto -o FILE [-t TIME] [-b SIZE] [-s SIZE] [CATEGORY|GROUP/EVENT]...\n"
     "       perfetto [OPTIONS] -o FILE -- COMMAND [ARGS]...\n"
-    "       perfetto --query | --clone ID -o FILE | --attach KEY --stop | --inspect FILE\n";
+    "       perfetto --query | --attach KEY --stop | --clone ID -o FILE\n"
+    "       perfetto --inspect FILE [--text|--json|--check]\n";
 static const char usage_trigger[] = "usage: trigger_perfetto TRIGGER...\n";
 
 static const char *usage_of(const struct opts_def *table)
@@ -263,6 +264,29 @@ void opts_usage(FILE *f, const struct opts_def *table)
 
     fprintf(f, "%s       %s --help lists all options; man %s explains them\n", usage_of(table),
             prog, prog);
+}
+
+/* Prints text behind what already fills `at` columns, broken at blanks before column 79 and going on
+ * in column HELP_COLUMN. */
+#define HELP_COLUMN 29
+static void put_wrapped(FILE *f, size_t at, const char *text)
+{
+    while (*text != '\0') {
+        size_t word = strcspn(text, " ");
+        if (at < HELP_COLUMN || (at > HELP_COLUMN && at + 1 + word > 79)) {
+            fprintf(f, at < HELP_COLUMN ? "%*s" : "\n%*s",
+                    at < HELP_COLUMN ? (int)(HELP_COLUMN - at) : HELP_COLUMN, "");
+            at = HELP_COLUMN;
+        } else if (at > HELP_COLUMN) {
+            fputc(' ', f);
+            at++;
+        }
+        fwrite(text, 1, word, f);
+        at += word;
+        text += word;
+        text += strspn(text, " ");
+    }
+    fputc('\n', f);
 }
 
 void opts_help(FILE *f, const struct opts_def *table)
@@ -281,10 +305,10 @@ void opts_help(FILE *f, const struct opts_def *table)
         (void)snprintf(left, sizeof(left), "%c%c%s --%s%s%s", d->letter ? '-' : ' ',
                        d->letter ? d->letter : ' ', d->letter ? "," : " ", d->name,
                        d->arg ? " " : "", d->arg ? d->arg : "");
-        if (strlen(left) > 27)
-            fprintf(f, "  %s\n  %27s  %s\n", left, "", d->help);
-        else
-            fprintf(f, "  %-27s  %s\n", left, d->help);
+        fprintf(f, "  %s", left);
+        if (strlen(left) + 3 >= HELP_COLUMN)
+            fputc('\n', f);
+        put_wrapped(f, strlen(left) + 3 >= HELP_COLUMN ? 0 : strlen(left) + 2, d->help);
     }
     if (table == opts_perfetto) {
         fputs("\nThe config language is described in perfetto-config(5).\n", f);
