@@ -24,7 +24,7 @@ struct unit {
 };
 
 static const struct unit time_units[] = {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {0}};
-static const struct unit size_units[] = {{"kb", 1},   {"k", 1},       {"mb", 1024}, {"m", 1024},
+static const struct unit size_units[] = {{"kb", 1},       {"k", 1},       {"mb", 1024}, {"m", 1024},
                                          {"gb", 1 << 20}, {"g", 1 << 20}, {0}};
 
 /* Digits and a unit with nothing around them; the unit may be missing behind a lone 0 and if there

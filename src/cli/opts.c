@@ -213,7 +213,8 @@ static enum opts_id take_letter(struct opts_scan *s, const char **arg)
     else if (s->at < s->argc)
         *arg = s->argv[s->at++];
     else
-        return s->cluster = NULL, bad(s, "option requires an argument -- '%s' (%s)", letter, d->arg);
+        return s->cluster = NULL,
+               bad(s, "option requires an argument -- '%s' (%s)", letter, d->arg);
     s->cluster = NULL;
     return d->id;
 }
@@ -266,8 +267,8 @@ void opts_usage(FILE *f, const struct opts_def *table)
             prog, prog);
 }
 
-/* Prints text behind what already fills `at` columns, broken at blanks before column 79 and going on
- * in column HELP_COLUMN. */
+/* Prints text behind what already fills `at` columns, broken at blanks before column 79 and going
+ * on in column HELP_COLUMN. */
 #define HELP_COLUMN 29
 static void put_wrapped(FILE *f, size_t at, const char *text)
 {

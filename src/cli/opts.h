@@ -54,7 +54,7 @@ enum opts_id {
     OPTS_COMPLETION,
     OPTS_COUNT, /* number of options above */
 
-    OPTS_POSITIONAL, /* a word that is no option; the argument is the word */
+    OPTS_POSITIONAL,   /* a word that is no option; the argument is the word */
     OPTS_AFTER_DASHES, /* the same, behind "--" */
     OPTS_END,          /* nothing left */
     OPTS_BAD           /* unknown, ambiguous, or without its argument: see opts_scan.error */
@@ -62,10 +62,10 @@ enum opts_id {
 
 struct opts_def {
     enum opts_id id;
-    char letter;         /* short name, 0 for none */
-    bool ours;           /* upstream does not have it: never shadows a prefix that upstream accepts */
-    const char *name;    /* long name without dashes */
-    const char *arg;     /* name of the argument for people, NULL for a flag */
+    char letter;      /* short name, 0 for none */
+    bool ours;        /* upstream does not have it: never shadows a prefix that upstream accepts */
+    const char *name; /* long name without dashes */
+    const char *arg;  /* name of the argument for people, NULL for a flag */
     const char *values;  /* for completion: "file", "dir", "key", or words separated by "|" */
     const char *heading; /* of the help text; the same for neighbours */
     const char *help;

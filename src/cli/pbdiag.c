@@ -13,8 +13,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#define LINE_SHOWN 240 /* longer source lines are shown in part */
-#define NAME_MAX_LEN 64 /* names longer than this are not searched for their neighbours */
+#define LINE_SHOWN   240 /* longer source lines are shown in part */
+#define NAME_MAX_LEN 64  /* names longer than this are not searched for their neighbours */
 
 struct place {
     const char *file;

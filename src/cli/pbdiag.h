@@ -2,7 +2,8 @@
 #ifndef CLI_PBDIAG_H
 #define CLI_PBDIAG_H
 
-/* Messages about a text, as compilers give them: place, line, marker. And the nearest known name. */
+/* Messages about a text, as compilers give them: place, line, marker. And the nearest known name.
+ */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -20,11 +21,11 @@ struct pbdiag {
     size_t len;
     const struct pbdiag_source *sources; /* borrow: at least one, ascending */
     size_t n_sources;
-    FILE *out;           /* borrow */
-    bool terminal;       /* `out` is one: control characters of the text are not passed on */
-    unsigned errors;     /* reported so far, shown or not */
-    unsigned warnings;   /* the same */
-    unsigned shown_max;  /* more errors than this are only counted */
+    FILE *out;          /* borrow */
+    bool terminal;      /* `out` is one: control characters of the text are not passed on */
+    unsigned errors;    /* reported so far, shown or not */
+    unsigned warnings;  /* the same */
+    unsigned shown_max; /* more errors than this are only counted */
 };
 
 #define PBDIAG_SHOWN 100

@@ -157,7 +157,7 @@ static void put_integer(const upb_FieldDef *f, uint64_t v, struct bytesbuf *out)
         break;
     case kUpb_FieldType_SInt32:
     case kUpb_FieldType_SInt64:
-        bytesbuf_pb_varint(out, id, bytes_zigzag((int64_t)v));
+        bytesbuf_pb_varint(out, id, v << 1 ^ (v >> 63 ? UINT64_MAX : 0)); /* zigzag */
         break;
     default:
         bytesbuf_pb_varint(out, id, v);
@@ -180,7 +180,8 @@ static bool get_integer(const upb_FieldDef *f, const char *text, size_t len, str
     }
     limits_of(type, &max, &min);
     if (r == SCAN_TOO_BIG || n.magnitude > (n.negative ? min : max)) {
-        pbdiag_error(d, text, len, "Value is out of range for field %s in proto %s: %s holds %s%llu to %llu",
+        pbdiag_error(d, text, len,
+                     "Value is out of range for field %s in proto %s: %s holds %s%llu to %llu",
                      upb_FieldDef_Name(f), message_of(f), pbscalar_type_name(f),
                      max == UINT32_MAX || max == UINT64_MAX ? "" : "-",
                      (unsigned long long)(max == UINT32_MAX || max == UINT64_MAX ? 0 : min),
@@ -254,10 +255,9 @@ static void put_bool(const upb_FieldDef *f, enum pbtext_kind kind, const char *t
         pbscalar_mismatch(f, text, len, d);
     } else {
         str_escape(shown, sizeof(shown), text, len);
-        pbdiag_error(
-            d, text, len,
-            "Expected 'true' or 'false' for boolean field %s in proto %s instead saw '%s'",
-            upb_FieldDef_Name(f), message_of(f), shown);
+        pbdiag_error(d, text, len,
+                     "Expected 'true' or 'false' for boolean field %s in proto %s instead saw '%s'",
+                     upb_FieldDef_Name(f), message_of(f), shown);
     }
 }
 

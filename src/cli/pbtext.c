@@ -29,7 +29,7 @@ enum list_state { LIST_OPENED, LIST_AFTER_VALUE, LIST_AFTER_COMMA };
 
 struct frame {
     bool is_list;
-    const upb_MessageDef *msg;      /* borrow: MESSAGE only; NULL while walking over unknown fields */
+    const upb_MessageDef *msg; /* borrow: MESSAGE only; NULL while walking over unknown fields */
     const upb_FieldDef *list_field; /* borrow: LIST only; NULL likewise */
     enum list_state state;          /* LIST only */
     char close;                     /* the byte that ends it */
@@ -187,8 +187,9 @@ static void unknown_field(struct parser *p, const upb_MessageDef *m)
     for (int i = 0; i < upb_MessageDef_FieldCount(m); i++)
         pbdiag_near_try(&near, upb_FieldDef_Name(upb_MessageDef_Field(m, i)));
     if (near.best != NULL) {
-        pbdiag_error(p->diag, name, len, "No field named \"%.*s\" in proto %s; did you mean \"%s\"?",
-                     shown, name, upb_MessageDef_Name(m), near.best);
+        pbdiag_error(p->diag, name, len,
+                     "No field named \"%.*s\" in proto %s; did you mean \"%s\"?", shown, name,
+                     upb_MessageDef_Name(m), near.best);
         return;
     }
     for (size_t i = p->depth - 1; i-- > 0;) {
@@ -205,8 +206,8 @@ static void unknown_field(struct parser *p, const upb_MessageDef *m)
     holder = find_holder(m, name, len, 1);
     if (holder != NULL)
         pbdiag_error(p->diag, name, len,
-                     "No field named \"%.*s\" in proto %s; it belongs into %s { } of proto %s", shown,
-                     name, upb_MessageDef_Name(m), upb_FieldDef_Name(holder),
+                     "No field named \"%.*s\" in proto %s; it belongs into %s { } of proto %s",
+                     shown, name, upb_MessageDef_Name(m), upb_FieldDef_Name(holder),
                      upb_MessageDef_Name(upb_FieldDef_ContainingType(holder)));
     else
         pbdiag_error(p->diag, name, len, "No field named \"%.*s\" in proto %s", shown, name,
@@ -321,8 +322,8 @@ static void value(struct parser *p, const upb_FieldDef *f)
         open_list(p, f);
     } else if (p->tok.kind == PBTEXT_STRING) {
         string_value(p, f);
-    } else if ((p->tok.kind == PBTEXT_IDENT && !is_next_field(p)) ||
-               p->tok.kind == PBTEXT_NUMBER || pbtext_lex_is(&p->tok, '-')) {
+    } else if ((p->tok.kind == PBTEXT_IDENT && !is_next_field(p)) || p->tok.kind == PBTEXT_NUMBER ||
+               pbtext_lex_is(&p->tok, '-')) {
         word_value(p, f);
     } else {
         (void)snprintf(wanted, sizeof(wanted), "a value of type %s for field %.60s is missing",
@@ -389,8 +390,8 @@ static const upb_FieldDef *find_extension(struct parser *p, const char *name, si
     if (f == NULL)
         pbdiag_error(p->diag, bracket, len + 2, "No extension named \"%.*s\"", shown, name);
     else
-        pbdiag_error(p->diag, bracket, len + 2, "Extension \"%.*s\" extends proto %s, not %s", shown,
-                     name, upb_MessageDef_Name(of), upb_MessageDef_Name(m));
+        pbdiag_error(p->diag, bracket, len + 2, "Extension \"%.*s\" extends proto %s, not %s",
+                     shown, name, upb_MessageDef_Name(of), upb_MessageDef_Name(m));
     return NULL;
 }
 

@@ -9,7 +9,8 @@
 enum pbtext_kind {
     PBTEXT_END,    /* end of input; start points behind the last byte */
     PBTEXT_IDENT,  /* [A-Za-z_][A-Za-z0-9_]* */
-    PBTEXT_NUMBER, /* starts with a digit or a dot and a digit; may be malformed ("12abc", "1.2.3") */
+    PBTEXT_NUMBER, /* starts with a digit or a dot and a digit; may be malformed ("12abc", "1.2.3")
+                    */
     PBTEXT_STRING, /* with its quotes; `open` tells that the closing one is missing */
     PBTEXT_PUNCT   /* any other byte, one at a time */
 };

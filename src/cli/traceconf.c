@@ -139,8 +139,7 @@ static void trigger_facts(struct traceconf_facts *f, struct bytes_view msg, uint
         else if (x.type == BYTES_VARINT &&
                  x.id == PBF_TraceConfig_TriggerConfig_use_clone_snapshot_if_available)
             *clone = x.num != 0;
-        else if (x.type == BYTES_VARINT &&
-                 x.id == PBF_TraceConfig_TriggerConfig_trigger_timeout_ms)
+        else if (x.type == BYTES_VARINT && x.id == PBF_TraceConfig_TriggerConfig_trigger_timeout_ms)
             f->trigger_timeout_ms = (uint32_t)x.num;
         if (x.type != BYTES_LEN || x.id != PBF_TraceConfig_TriggerConfig_triggers)
             continue;
@@ -242,12 +241,12 @@ static void message_fact(struct traceconf_facts *f, const struct bytes_field *x,
         delay_facts(f, x->data);
         break;
     case PBF_TraceConfig_incident_report_config:
-        f->incident_report |= names_package(
-            x->data, PBF_TraceConfig_IncidentReportConfig_destination_package);
+        f->incident_report |=
+            names_package(x->data, PBF_TraceConfig_IncidentReportConfig_destination_package);
         break;
     case PBF_TraceConfig_android_report_config:
-        f->android_report |= names_package(
-            x->data, PBF_TraceConfig_AndroidReportConfig_reporter_service_package);
+        f->android_report |=
+            names_package(x->data, PBF_TraceConfig_AndroidReportConfig_reporter_service_package);
         break;
     default:
         break;

@@ -91,7 +91,8 @@ struct traceconf_extras {
     int32_t config_uid;
 };
 
-/* Appends to out the config as it is sent: with the changes of R260..R264, all else byte for byte. */
+/* Appends to out the config as it is sent: with the changes of R260..R264, all else byte for byte.
+ */
 int traceconf_finish(const struct traceconf *tc, const struct traceconf_extras *x,
                      struct bytesbuf *out);
 

@@ -19,11 +19,27 @@ Test(light, durations)
     static const struct {
         const char *text;
         uint32_t ms;
-    } good[] = {{"2ms", 2},     {"0", 0},        {"", 0},          {"100s", 100000},
-                {"2m", 120000}, {"2h", 7200000}, {"4294967295ms", UINT32_MAX}};
-    static const char *const bad[] = {"2",   "ms",  "2ly", "2mb", "2s ",          " 2s",
-                                      "abc", "-1s", "+1s", "1.5s", "4294967296ms", "2S",
-                                      "99999999999999999999s", "00"};
+    } good[] = {{"2ms", 2},
+                {"0", 0},
+                {"", 0},
+                {"100s", 100000},
+                {"2m", 120000},
+                {"2h", 7200000},
+                {"4294967295ms", UINT32_MAX}};
+    static const char *const bad[] = {"2",
+                                      "ms",
+                                      "2ly",
+                                      "2mb",
+                                      "2s ",
+                                      " 2s",
+                                      "abc",
+                                      "-1s",
+                                      "+1s",
+                                      "1.5s",
+                                      "4294967296ms",
+                                      "2S",
+                                      "99999999999999999999s",
+                                      "00"};
 
     for (size_t i = 0; i < sizeof(good) / sizeof(*good); i++) {
         uint32_t ms = 1;
@@ -42,8 +58,8 @@ Test(light, sizes)
     static const struct {
         const char *text;
         uint64_t kb;
-    } good[] = {{"2kb", 2},    {"2k", 2},          {"2mb", 2048},    {"2m", 2048},
-                {"2gb", 2097152}, {"2g", 2097152}, {"0", 0},         {"", 0}};
+    } good[] = {{"2kb", 2},       {"2k", 2},       {"2mb", 2048}, {"2m", 2048},
+                {"2gb", 2097152}, {"2g", 2097152}, {"0", 0},      {"", 0}};
     static const char *const bad[] = {"2", "kb", "2gb ", "2s", "2MB", "1 mb", "2tb"};
     uint64_t kb = 0;
 
@@ -78,8 +94,8 @@ static const perfetto_protos_DataSourceConfig *source(const perfetto_protos_Trac
 
     cr_assert_lt(i, n);
     d = TC(DataSource_config)(ds[i]);
-    cr_expect(upb_StringView_IsEqual(DS(name)(d), upb_StringView_FromString(name)), "%zu: not %s", i,
-              name);
+    cr_expect(upb_StringView_IsEqual(DS(name)(d), upb_StringView_FromString(name)), "%zu: not %s",
+              i, name);
     return d;
 }
 
@@ -137,8 +153,13 @@ Test(light_config, everything) /* R413 */
 {
     static const char *const words[] = {"sw", "sched/sched_switch", "sched/*"};
     static const char *const apps[] = {"com.android.chrome", "b"};
-    struct light l = {.time = "1h", .buffer = "100mb", .size = "1gb", .words = words, .n_words = 3,
-                      .apps = apps, .n_apps = 2};
+    struct light l = {.time = "1h",
+                      .buffer = "100mb",
+                      .size = "1gb",
+                      .words = words,
+                      .n_words = 3,
+                      .apps = apps,
+                      .n_apps = 2};
     const perfetto_protos_TraceConfig *c = make(&l);
     const perfetto_protos_DataSourceConfig *d = source(c, 0, "linux.ftrace");
     const perfetto_protos_FtraceConfig *f = ftrace(d);

@@ -50,7 +50,11 @@ static struct result run_as(const char *root, const char *text, size_t len, bool
     struct pbdiag_source src = {.name = "F", .start = 0};
     struct pbtext_options o = {.lossy = lossy};
     FILE *f = open_memstream(&r.log, &log_len);
-    struct pbdiag d = {.text = text, .len = len, .sources = &src, .n_sources = 1, .out = f,
+    struct pbdiag d = {.text = text,
+                       .len = len,
+                       .sources = &src,
+                       .n_sources = 1,
+                       .out = f,
                        .shown_max = PBDIAG_SHOWN};
 
     bytesbuf_init(&r.out, 1 << 26);
@@ -99,17 +103,17 @@ static void expect_error(const char *text, bool lossy, const char *place, const 
 
 Test(pbtext, scalars)
 {
-    expect_hex("duration_ms: 1234", false, "18d209");                      /* R1150 R1166 */
-    expect_hex("duration_ms: 1\nfile_write_period_ms: 2", false, "18014802"); /* R1151 */
+    expect_hex("duration_ms: 1234", false, "18d209");                          /* R1150 R1166 */
+    expect_hex("duration_ms: 1\nfile_write_period_ms: 2", false, "18014802");  /* R1151 */
     expect_hex("compression_type: COMPRESSION_TYPE_DEFLATE", false, "c00101"); /* R1152 */
-    expect_hex("duration_ms: 123;", false, "187b");                        /* R1153 */
+    expect_hex("duration_ms: 123;", false, "187b");                            /* R1153 */
     expect_hex("duration_ms: 123#", false, "187b");
     expect_hex("duration_ms: 123 ", false, "187b");
-    expect_hex("compression_type: COMPRESSION_TYPE_DEFLATE#", false, "c00101"); /* R1154 */
+    expect_hex("compression_type: COMPRESSION_TYPE_DEFLATE#", false, "c00101");     /* R1154 */
     expect_hex("write_into_file: false; deferred_start: true;", false, "40006001"); /* R1160 */
-    expect_hex("enable_extra_guardrails: true", false, "2001");            /* R1167 */
-    expect_hex("duration_ms 5", false, "1805");                            /* R1110 */
-    expect_hex("", false, "");                                             /* R1118 */
+    expect_hex("enable_extra_guardrails: true", false, "2001");                     /* R1167 */
+    expect_hex("duration_ms 5", false, "1805");                                     /* R1110 */
+    expect_hex("", false, "");                                                      /* R1118 */
     expect_hex("# only\n", false, "");
     expect_hex("\t\v\f\r\nduration_ms\t:\v12\f\r\n", false, "180c"); /* R1101 */
 }
@@ -118,9 +122,10 @@ Test(pbtext, messages)
 {
     expect_hex("buffers: { size_kb: 123 }", false, "0a02087b"); /* R1156 */
     expect_hex("buffers { size_kb: 1 } duration_ms: 9; buffers { size_kb: 2 }", false,
-               "0a0208011809" "0a020802"); /* R1157: order is kept */
+               "0a0208011809"
+               "0a020802"); /* R1157: order is kept */
     expect_hex("data_sources { config { ftrace_config { drain_period_ms: 42 } } }", false,
-               "12070a05a20602582a"); /* R1159 */
+               "12070a05a20602582a");                       /* R1159 */
     expect_hex("buffers { };buffers{}", false, "0a000a00"); /* R1111 R1114 */
     expect_hex("buffers# 1\n:# 3\n{# 4\nfill_policy# 5\n:# 6\nRING_BUFFER# 7\n;# 8\n}# 9", false,
                "0a022001"); /* R1161 */
@@ -155,7 +160,7 @@ Test(pbtext, long_messages)
 }
 
 static perfetto_protos_TestConfig_DummyFields *dummy(const char *text, upb_Arena *a,
-                                                    struct result *r)
+                                                     struct result *r)
 {
     *r = run_as("perfetto.protos.TestConfig.DummyFields", text, strlen(text), false);
     cr_expect_eq(r->rc, 0, "%s\n%s", text, r->log);
@@ -168,12 +173,12 @@ Test(pbtext, all_types) /* R1163 */
 {
     upb_Arena *a = upb_Arena_New();
     struct result r;
-    perfetto_protos_TestConfig_DummyFields *d = dummy(
-        "field_uint32: 1; field_uint64: 2; field_int32: 3; field_int64: 4; field_fixed64: 5; "
-        "field_sfixed64: 6; field_fixed32: 7; field_sfixed32: 8; field_double: 9.9; "
-        "field_float: 10.10; field_sint64: 11; field_sint32: 12; field_string: \"13\"; "
-        "field_bytes: \"14\";",
-        a, &r);
+    perfetto_protos_TestConfig_DummyFields *d =
+        dummy("field_uint32: 1; field_uint64: 2; field_int32: 3; field_int64: 4; field_fixed64: 5; "
+              "field_sfixed64: 6; field_fixed32: 7; field_sfixed32: 8; field_double: 9.9; "
+              "field_float: 10.10; field_sint64: 11; field_sint32: 12; field_string: \"13\"; "
+              "field_bytes: \"14\";",
+              a, &r);
 
     cr_expect_eq(D(uint32), 1);
     cr_expect_eq(D(uint64), 2);
@@ -197,11 +202,12 @@ Test(pbtext, negative_numbers_wrap) /* R1165 R1123 */
 {
     upb_Arena *a = upb_Arena_New();
     struct result r;
-    perfetto_protos_TestConfig_DummyFields *d = dummy(
-        "field_int32: -1; field_int64: -2; field_fixed64: -3; field_sfixed64: -4; field_fixed32: -5;"
-        "field_sfixed32: -6; field_double: -7.7; field_float: -8.8; field_sint64: -9;"
-        "field_sint32: -10; field_uint32: -1; field_uint64: - 2",
-        a, &r);
+    perfetto_protos_TestConfig_DummyFields *d =
+        dummy("field_int32: -1; field_int64: -2; field_fixed64: -3; field_sfixed64: -4; "
+              "field_fixed32: -5;"
+              "field_sfixed32: -6; field_double: -7.7; field_float: -8.8; field_sint64: -9;"
+              "field_sint32: -10; field_uint32: -1; field_uint64: - 2",
+              a, &r);
 
     cr_expect_eq(D(int32), -1);
     cr_expect_eq(D(int64), -2);
@@ -249,10 +255,10 @@ Test(pbtext, integer_limits) /* R1122 R1124 */
 {
     upb_Arena *a = upb_Arena_New();
     struct result r;
-    perfetto_protos_TestConfig_DummyFields *d =
-        dummy("field_uint32: 4294967295 field_uint64: 18446744073709551615 field_int32: -2147483648 "
-              "field_int64: 9223372036854775807 field_sint64: -9223372036854775808",
-              a, &r);
+    perfetto_protos_TestConfig_DummyFields *d = dummy(
+        "field_uint32: 4294967295 field_uint64: 18446744073709551615 field_int32: -2147483648 "
+        "field_int64: 9223372036854775807 field_sint64: -9223372036854775808",
+        a, &r);
 
     cr_expect_eq(D(uint32), UINT32_MAX);
     cr_expect_eq(D(uint64), UINT64_MAX);
@@ -324,14 +330,15 @@ Test(pbtext, deep_nesting_needs_no_stack) /* R1117 */
 Test(pbtext, lossy)
 {
     expect_hex("duration_ms: 7\nnew_int: 5\n", true, "1807"); /* R1172 */
-    expect_hex("new_string: \"abc\" \"d\"\nnew_bool: true new_enum: V; new_neg: -1.5\nduration_ms: 7",
-               true, "1807"); /* R1173 */
+    expect_hex(
+        "new_string: \"abc\" \"d\"\nnew_bool: true new_enum: V; new_neg: -1.5\nduration_ms: 7",
+        true, "1807"); /* R1173 */
     expect_hex("new_message { a: 1 b { c: \"}\" d: E # }\n } e: [1, {}] } duration_ms: 7", true,
-               "1807");                                                      /* R1174 */
-    expect_hex("buffers { size_kb: 3 new: 9 m { x: 1 } }", true, "0a020803"); /* R1175 */
+               "1807");                                                                /* R1174 */
+    expect_hex("buffers { size_kb: 3 new: 9 m { x: 1 } }", true, "0a020803");          /* R1175 */
     expect_hex("compression_type: COMPRESSION_TYPE_NEW duration_ms: 7", true, "1807"); /* R1176 */
     expect_hex("compression_type: 77 duration_ms: 7", true, "1807");
-    expect_hex("[foo.bar]: 17 [foo.msg] { a: 1 } duration_ms: 7", true, "1807"); /* R1135 */
+    expect_hex("[foo.bar]: 17 [foo.msg] { a: 1 } duration_ms: 7", true, "1807");     /* R1135 */
     expect_error("duration_ms: 'x'", true, "1:15", "Expected value of type uint32"); /* R1197 */
     expect_error("duration_ms: 1\nduration_ms: 2", true, "2:1", "more than once");
     expect_error("\nunique_session_name: '\\p'", true, "2:23", "Unknown string escape");
@@ -348,10 +355,11 @@ Test(pbtext, rejected_with_place_and_text)
                  "No field named \"not_a_label\" in proto TraceConfig"); /* R1180 */
     expect_error("data_sources {\n config {\n  not_a_field_name { }\n } }", false, "3:3",
                  "No field named \"not_a_field_name\" in proto DataSourceConfig"); /* R1181 */
-    expect_error("write_into_file: foo;", false, "1:18",
-                 "Expected 'true' or 'false' for boolean field write_into_file in proto TraceConfig "
-                 "instead saw 'foo'");                                             /* R1182 */
-    expect_error("write_into_file:", false, "1:17", "Unexpected end of input");    /* R1183 */
+    expect_error(
+        "write_into_file: foo;", false, "1:18",
+        "Expected 'true' or 'false' for boolean field write_into_file in proto TraceConfig "
+        "instead saw 'foo'");                                                   /* R1182 */
+    expect_error("write_into_file:", false, "1:17", "Unexpected end of input"); /* R1183 */
     expect_error("write_into_file:\n", false, "2:1", "Unexpected end of input");
     expect_error("  }", false, "1:3", "Unmatched closing brace"); /* R1184 */
     expect_error("write_into_file: true;\nwrite_into_file: true;", false, "2:1",
@@ -359,10 +367,11 @@ Test(pbtext, rejected_with_place_and_text)
     expect_error("duration_ms: true;", false, "1:14",
                  "Expected value of type uint32 for field duration_ms in proto TraceConfig instead "
                  "saw 'true'"); /* R1186 */
-    expect_error("buffers: 100;", false, "1:10",
-                 "Expected value of type message for field buffers in proto TraceConfig instead saw "
-                 "'100'");                                                   /* R1187 */
-    expect_error("buffers: {", false, "1:11", "Nested message not closed");  /* R1188 */
+    expect_error(
+        "buffers: 100;", false, "1:10",
+        "Expected value of type message for field buffers in proto TraceConfig instead saw "
+        "'100'");                                                           /* R1187 */
+    expect_error("buffers: {", false, "1:11", "Nested message not closed"); /* R1188 */
     expect_error("data_sources{config{ftrace_config{ftrace_events: \"\\p\"}}}", false, "1:51",
                  "Unknown string escape in ftrace_events in proto FtraceConfig: '\\p'"); /* R1189 */
     expect_error("compression_type: FOO", false, "1:19",
@@ -400,7 +409,9 @@ Test(pbtext, rejected_syntax)
     expect_error("unique_session_name: '\\400'", false, "1:23", "Malformed string escape");
     expect_error("unique_session_name: '\\x'", false, "1:23", "Malformed string escape");
     expect_error("unique_session_name: '\\ud800'", false, "1:23", "Malformed string escape");
-    expect_error("\xef\xbb\xbf" "duration_ms: 5", false, "1:1", "byte order mark");
+    expect_error("\xef\xbb\xbf"
+                 "duration_ms: 5",
+                 false, "1:1", "byte order mark");
     expect_error("duration_ms:\nflush_period_ms: 5", false, "2:1", "duration_ms is missing");
 }
 
@@ -420,9 +431,10 @@ Test(pbtext, suggests_names)
 
 Test(pbtext, reports_all_errors) /* R1144 and beyond: nothing stops the parse */
 {
-    struct result r = run("\nfoo: 1\nwrite_into_file: maybe\nbuffers { bar: 2 }\n? {\nduration_ms: x\n"
-                          "}\ncompression_type: NO\nfoo2: \"a\"\n",
-                          false);
+    struct result r =
+        run("\nfoo: 1\nwrite_into_file: maybe\nbuffers { bar: 2 }\n? {\nduration_ms: x\n"
+            "}\ncompression_type: NO\nfoo2: \"a\"\n",
+            false);
     static const char *const places[] = {"2:1", "3:18", "4:11", "5:1", "8:19", "9:1"};
     const char *at = r.log;
     char line[32];
@@ -476,7 +488,11 @@ Test(pbtext, names_the_source_of_joined_texts) /* R210 */
     char *log;
     size_t log_len;
     FILE *f = open_memstream(&log, &log_len);
-    struct pbdiag d = {.text = text, .len = strlen(text), .sources = src, .n_sources = 2, .out = f,
+    struct pbdiag d = {.text = text,
+                       .len = strlen(text),
+                       .sources = src,
+                       .n_sources = 2,
+                       .out = f,
                        .shown_max = 10};
 
     bytesbuf_init(&out, 1000);
@@ -491,8 +507,9 @@ Test(pbtext, names_the_source_of_joined_texts) /* R210 */
 
 Test(pbtext, any_bytes_end) /* every prefix and many broken variants of a config */
 {
-    const char *text = "buffers { size_kb: [0x1] fill_policy: RING_BUFFER; } [a.b] < \"\\x\" 'b' > # x\n"
-                       "data_sources: [ { config { name: -5.3e+2 } }, ]\n";
+    const char *text =
+        "buffers { size_kb: [0x1] fill_policy: RING_BUFFER; } [a.b] < \"\\x\" 'b' > # x\n"
+        "data_sources: [ { config { name: -5.3e+2 } }, ]\n";
     size_t len = strlen(text);
     static const char bad[] = "\"{}<>[]:;,#\\\n\0 -.e";
     char *copy = malloc(len);
@@ -544,8 +561,8 @@ Test(pbtext, extensions)
         google_protobuf_FieldDescriptorProto_set_label(x, 1);
         google_protobuf_FieldDescriptorProto_set_type(x, i == 2 ? 11 : 13);
         if (i == 2)
-            google_protobuf_FieldDescriptorProto_set_type_name(x,
-                                                               upb_StringView_FromString(".x.Open"));
+            google_protobuf_FieldDescriptorProto_set_type_name(
+                x, upb_StringView_FromString(".x.Open"));
         google_protobuf_FieldDescriptorProto_set_extendee(
             x, upb_StringView_FromString(i == 1 ? ".x.Other" : ".x.Open"));
     }
@@ -566,8 +583,9 @@ Test(pbtext, extensions)
 /* Parse time grows with the length only: ten times the text, at most thirty times the time. */
 Test(pbtext, time_is_linear)
 {
-    static const char part[] = "data_sources { config { name: \"linux.ftrace\" ftrace_config {\n"
-                               "  ftrace_events: \"sched/sched_switch\" buffer_size_kb: 4096 } } }\n";
+    static const char part[] =
+        "data_sources { config { name: \"linux.ftrace\" ftrace_config {\n"
+        "  ftrace_events: \"sched/sched_switch\" buffer_size_kb: 4096 } } }\n";
     size_t len = sizeof(part) - 1, n = 1000000 / len;
     char *text = malloc(n * len);
     double t[2];

@@ -92,7 +92,10 @@ Test(traceconf, says_what_cannot_be_read)
 
 Test(traceconf, binary_needs_a_whole_top_level) /* R214 R215 */
 {
-    put(0, "\x18\x64\x0a\x05" "ab", 6);
+    put(0,
+        "\x18\x64\x0a\x05"
+        "ab",
+        6);
     cr_expect_eq(traceconf_parse_binary(&tc, err, sizeof(err)), ERR_BAD_CONFIG);
     cr_expect(!strstr(err, "--txt"), "%s", err);
     traceconf_fini(&tc);
@@ -108,12 +111,13 @@ Test(traceconf, binary_needs_a_whole_top_level) /* R214 R215 */
 
 Test(traceconf, facts)
 {
-    text("write_into_file: true output_path: '/x' unique_session_name: 'n' flush_timeout_ms: 3\n"
-         "data_source_stop_timeout_ms: 4 cmd_trace_start_delay { min_delay_ms: 5 max_delay_ms: 6 }\n"
-         "buffers { size_kb: 10 } buffers { size_kb: 20 } activate_triggers: ['a', 'b']\n"
-         "data_sources { config { name: 'linux.ftrace' } } data_sources { config { name: 'x' } }\n"
-         "trigger_config { trigger_mode: STOP_TRACING trigger_timeout_ms: 7\n"
-         "  triggers { name: 't' stop_delay_ms: 8 } triggers { name: 'u' stop_delay_ms: 2 } }\n");
+    text(
+        "write_into_file: true output_path: '/x' unique_session_name: 'n' flush_timeout_ms: 3\n"
+        "data_source_stop_timeout_ms: 4 cmd_trace_start_delay { min_delay_ms: 5 max_delay_ms: 6 }\n"
+        "buffers { size_kb: 10 } buffers { size_kb: 20 } activate_triggers: ['a', 'b']\n"
+        "data_sources { config { name: 'linux.ftrace' } } data_sources { config { name: 'x' } }\n"
+        "trigger_config { trigger_mode: STOP_TRACING trigger_timeout_ms: 7\n"
+        "  triggers { name: 't' stop_delay_ms: 8 } triggers { name: 'u' stop_delay_ms: 2 } }\n");
     cr_expect(tc.facts.write_into_file);
     cr_expect_eq(tc.facts.output_path.n, 2);
     cr_expect_eq(tc.facts.session_name.n, 1);
@@ -138,8 +142,8 @@ Test(traceconf, clone_snapshot_if_available) /* R310 */
 Test(traceconf, statsd_is_replaced) /* R260 */
 {
     const perfetto_protos_TraceConfig_StatsdMetadata *m;
-    struct traceconf_extras x = {.alert_id = -5, .config_id = 6, .config_uid = 7,
-                                 .subscription_id = 8};
+    struct traceconf_extras x = {
+        .alert_id = -5, .config_id = 6, .config_uid = 7, .subscription_id = 8};
 
     text("statsd_metadata { triggering_alert_id: 99 triggering_config_uid: 98 }");
     m = TC(statsd_metadata)(finish(&(struct traceconf_extras){0}));
@@ -210,7 +214,8 @@ Test(traceconf, attributes_follow_those_of_the_config) /* R263 A25 */
 
 Test(traceconf, the_rest_goes_out_as_it_came) /* R265 */
 {
-    static const char raw[] = "\x82\xb5\x18\x05outer" "\x12\x04\xff\xff\xff\xff";
+    static const char raw[] = "\x82\xb5\x18\x05outer"
+                              "\x12\x04\xff\xff\xff\xff";
     struct bytesbuf out;
 
     put(0, raw, sizeof(raw) - 1);
