@@ -15,15 +15,26 @@ import tap
 MAX_C, MAX_H, MAX_FUNCTION, P90_FUNCTION = 800, 250, 100, 50
 
 
+FOLDERS = ("src", "include", "protos", "t", "man", "systemd", ".ci")
+TOP_FILES = ("bootstrap", "configure.ac", "Makefile.am", "README.md", "HACKING.md", "NEWS", "SECURITY.md", "LICENSE")
+MADE = (".o", ".a", ".log", ".trs", ".upb.c", ".upb.h", ".Po", ".pyc", ".stamp", ".bin", "protos/fieldnum.h", ".dirstamp")
+
+
 def tracked():
-    """Every file of the tree, from git where there is a checkout, else from the unpacked tarball."""
+    """Every file of the tree: what git knows in a checkout, what is not made by a build in a tarball."""
     r = subprocess.run(
-        ["git", "-C", tap.SRCDIR, "ls-files", "-co", "--exclude-standard", "-z"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ["git", "-C", tap.SRCDIR, "ls-files", "-co", "--exclude-standard", "-z"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
-    if r.returncode == 0 and r.stdout:
+    if os.path.exists(os.path.join(tap.SRCDIR, ".git")) and r.returncode == 0:
         names = r.stdout.decode().split("\0")
     else:
-        names = [os.path.relpath(os.path.join(d, f), tap.SRCDIR) for d, _, fs in os.walk(tap.SRCDIR) for f in fs]
+        names = list(TOP_FILES)
+        for top in FOLDERS:
+            for d, _, files in os.walk(os.path.join(tap.SRCDIR, top)):
+                names += [os.path.relpath(os.path.join(d, f), tap.SRCDIR) for f in files]
+        names = [n for n in names if not n.endswith(MADE) and "/." not in n.replace(".ci/", "")]
     return sorted(n for n in names if n and os.path.isfile(os.path.join(tap.SRCDIR, n)))
 
 
