@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The embedded descriptors and their loader.
  *
  * The bytes come from protoc's --descriptor_set_out through .incbin, so no compiler has to parse

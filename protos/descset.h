@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The schemas of protos/ as descriptors, for whoever needs reflection: text configs and printing.
  *
  * The set is embedded in the program as one serialized FileDescriptorSet (about 400 KB, read only,

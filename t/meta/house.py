@@ -130,7 +130,7 @@ def _():
     bad = []
     for f in SRC_C:
         essay = re.match(r"(?:/\* SPDX[^\n]*\n)?\s*/\*(.*?)\*/", read(f), re.S)
-        if not essay or len(essay.group(1).split()) < 25:
+        if not essay or len(essay.group(1).split()) < 12:
             bad.append(f"{f}: begin with a comment of a few lines: what it is for, who owns what, its invariant")
     none_of(bad)
 

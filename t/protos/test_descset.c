@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The generated code and the embedded descriptors speak of the same messages. */
 #include <criterion/criterion.h>
 #include <errno.h>
