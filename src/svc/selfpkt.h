@@ -132,7 +132,7 @@ struct selfpkt_stats {
     const struct tbuf *const *buffers; /* borrow: in config order */
     size_t nbuffers;
     bool histograms; /* false leaves out fields 17 and 18 (R226) */
-    size_t max_size; /* writer_stats are left out when the message would exceed this (Q14) */
+    size_t max_size; /* bytes: writer_stats beyond this are left out (Q14) */
     /* The packet sequence id of a writer (R127). */
     uint32_t (*sequence_id)(void *arg, uint32_t machine_id, uint16_t producer, uint16_t writer);
     void *arg; /* borrow */
