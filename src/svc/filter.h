@@ -33,8 +33,11 @@ struct filter_stats {
 int filter_new(struct bytes_view trace_filter, struct filter **out, char *why, size_t whylen);
 void filter_free(struct filter *f); /* NULL allowed */
 
+/* Begins a batch: what filter_packet gave before is no longer needed. */
+void filter_begin(struct filter *f);
+
 /* Filters one packet (R136, R137). *out describes the result: pieces in memory of the filter, valid
- * until the next call, empty when everything was removed or the packet did not parse (*failed then
+ * until filter_begin, empty when everything was removed or the packet did not parse (*failed then
  * says so; it may be NULL). 0 or -ENOMEM. */
 int filter_packet(struct filter *f, const struct packet *in, struct packet *out, bool *failed);
 

@@ -22,8 +22,11 @@
  * wants no reply. Each request with a cookie gets exactly one final reply, in the order in which
  * the answers become known.
  *
- * Not a message: the packets of a read. They point straight into the trace buffer, which does not
- * wait for a mailbox, so they go through the service_sink that service_add_consumer was given.
+ * Not messages: a consumer endpoint works on its session by the calls of svc/session.h, because
+ * what one request changes the next one must see, whoever it is from (a freed session no longer
+ * counts for the limits). And the packets of a read: they point straight into the trace buffer,
+ * which does not wait for a mailbox, so they go through the service_sink that service_add_consumer
+ * was given.
  */
 
 #include <stdbool.h>
@@ -173,8 +176,8 @@ struct msg_query {
 };
 
 struct msg_ack {
-    uint64_t producer; /* actor id of the endpoint */
     uint64_t id;       /* instance or flush request */
+    uint16_t producer; /* ProducerID */
 };
 
 /* For reactor_opts.table: names, sizes, what to free, what it weighs. */

@@ -10,13 +10,12 @@
 
 #include <stddef.h>
 #include <stdint.h>
-
-#include "reactor/bytes.h"
+#include <sys/uio.h>
 
 #define PACKET_SERVICE (-1) /* packet.buffer of a packet that the service made itself */
 
 struct packet {
-    const struct bytes_view *parts; /* borrow: valid during the call only */
+    const struct iovec *parts; /* borrow: valid during the call only */
     size_t nparts;                  /* 0: an empty packet */
     size_t size;                    /* sum of the parts */
     int buffer;                     /* config index of its buffer, or PACKET_SERVICE */

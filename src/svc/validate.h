@@ -10,8 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-
-#include "reactor/bytes.h"
+#include <sys/uio.h>
 
 /* Longest trailer: uid 1+10, sequence 1+5, pid 2+10, machine 2+5, loss 2+5. */
 #define VALIDATE_TRAILER_MAX 48
@@ -29,7 +28,7 @@ struct validate_origin {
  * fields none of which is reserved for the service (R123). Pieces may be cut anywhere, also inside
  * a tag or a length, and may be empty. Besides R123, field number 0 and tags above 32 bits are
  * refused. */
-bool validate_packet(const struct bytes_view *parts, size_t nparts);
+bool validate_packet(const struct iovec *parts, size_t nparts);
 
 /* Writes the trusted fields in the order of R125. Returns their length. */
 size_t validate_trailer(uint8_t out[VALIDATE_TRAILER_MAX], const struct validate_origin *origin);

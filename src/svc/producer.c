@@ -1,0 +1,548 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The producer endpoint. All that its peer says is untrusted: sizes are bounded before anything is
+ * kept, ids are looked up and never used as an index unchecked, and what is wrong is ignored or
+ * counted as service.md 5.5 says. It owns its registrations, its SMB and its queue; its instances
+ * belong to their sessions and are told to go when it goes.
+ *
+ * Invariant: requests take effect in the order in which they came. A request that arrives while a
+ * commit is being worked off waits in `queue` (svc/drain); all others are handled in their message.
+ */
+#include "svc/producer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "protos/fieldnum.h"
+#include "reactor/alloc.h"
+#include "reactor/err.h"
+#include "reactor/log.h"
+#include "svc/drain.h"
+#include "svc/dsinst.h"
+#include "svc/service_int.h"
+#include "svc/session_int.h"
+
+/* Registrations of one producer: beyond these its connection ends. */
+#define MAX_SOURCES      16384
+#define MAX_SOURCE_BYTES (64u << 20)
+
+/* Bytes waiting for the drain: the transport stops reading above HIGH, and goes on below LOW. The
+ * queue itself holds what one more read can bring. */
+#define QUEUE_HIGH (1u << 20)
+#define QUEUE_LOW  (256u << 10)
+
+static const struct mailbox_limits queue_limits = {
+    .max_count = 1u << 20,
+    .max_bytes = 64u << 20,
+    .when_full = MAILBOX_REFUSE_NEW,
+};
+
+void producer_send(struct producer *p, enum msg_kind kind, const void *payload, size_t size)
+{
+    actor_post(p->svc->reactor, p->port, p->actor.id, (uint16_t)kind, payload, size);
+}
+
+void producer_drop(struct producer *p, int err, const char *why)
+{
+    struct msg_close m = {.err = err, .why = why};
+    producer_send(p, MSG_PP_CLOSE, &m, sizeof(m));
+}
+
+static void reply(struct producer *p, uint64_t cookie, bool ok)
+{
+    msg_post_result(p->svc->reactor, p->port, p->actor.id, MSG_PP_REPLY, cookie, ok);
+}
+
+/* ---- registrations ---- */
+
+static void source_free(struct datasource *ds)
+{
+    list_remove(&ds->node);
+    list_remove(&ds->in_producer);
+    ds->producer->nsources--;
+    ds->producer->source_bytes -= ds->descriptor.n;
+    ds->producer->svc->nsources--;
+    free(ds->descriptor.p);
+    free(ds);
+}
+
+/* Takes the descriptor over from the message and reads what the service needs of it. */
+static bool source_read(struct datasource *ds, struct msg_body *descriptor)
+{
+    struct datasource d = {.descriptor = *descriptor};
+    struct bytes_cur cur = bytes_cur(msg_body_view(descriptor));
+    struct bytes_field f;
+    while (bytes_next(&cur, &f)) {
+        bool on = f.type == BYTES_VARINT && f.num != 0;
+        switch (f.id) {
+        case PBF_DataSourceDescriptor_name:
+            if (f.type == BYTES_LEN)
+                d.name = f.data;
+            break;
+        case PBF_DataSourceDescriptor_id:
+            d.id = f.type == BYTES_VARINT ? f.num : d.id;
+            break;
+        case PBF_DataSourceDescriptor_will_notify_on_start:
+            d.will_notify_on_start = on;
+            break;
+        case PBF_DataSourceDescriptor_will_notify_on_stop:
+            d.will_notify_on_stop = on;
+            break;
+        case PBF_DataSourceDescriptor_handles_incremental_state_clear:
+            d.handles_incremental_clear = on;
+            break;
+        case PBF_DataSourceDescriptor_no_flush:
+            d.no_flush = on;
+            break;
+        default:
+            break;
+        }
+    }
+    if (!bytes_done(&cur) || !d.name.n) /* R60 */
+        return false;
+    *descriptor = (struct msg_body){NULL, 0};
+    ds->descriptor = d.descriptor;
+    ds->name = d.name;
+    ds->id = d.id;
+    ds->will_notify_on_start = d.will_notify_on_start;
+    ds->will_notify_on_stop = d.will_notify_on_stop;
+    ds->handles_incremental_clear = d.handles_incremental_clear;
+    ds->no_flush = d.no_flush;
+    return true;
+}
+
+static struct datasource *source_by_id(struct producer *p, uint64_t id)
+{
+    list_for_each (it, &p->sources) {
+        struct datasource *ds = list_entry(it, struct datasource, in_producer);
+        if (id != 0 && ds->id == id)
+            return ds;
+    }
+    return NULL;
+}
+
+static void take_register(struct producer *p, struct msg_request *m)
+{
+    if (p->nsources >= MAX_SOURCES || p->source_bytes + m->body.n > MAX_SOURCE_BYTES) {
+        producer_drop(p, ERR_QUOTA, "it registered too many data sources");
+        return;
+    }
+    struct datasource *ds = alloc_new(struct datasource);
+    if (!source_read(ds, &m->body) || source_by_id(p, ds->id)) { /* R61 */
+        free(ds->descriptor.p);
+        free(ds);
+        return;
+    }
+    ds->producer = p;
+    list_push_back(&p->svc->sources, &ds->node);
+    list_push_back(&p->sources, &ds->in_producer);
+    p->nsources++;
+    p->source_bytes += ds->descriptor.n;
+    p->svc->nsources++;
+    dsinst_setup_late(p->svc, ds);
+}
+
+static void take_update(struct producer *p, struct msg_request *m)
+{
+    struct datasource fresh = {0};
+    if (!source_read(&fresh, &m->body))
+        return;
+    struct datasource *ds = source_by_id(p, fresh.id);
+    if (!ds || !bytes_equal(ds->name, fresh.name)) { /* R63 */
+        free(fresh.descriptor.p);
+        return;
+    }
+    p->source_bytes += fresh.descriptor.n - ds->descriptor.n;
+    free(ds->descriptor.p);
+    fresh.node = ds->node;
+    ds->descriptor = fresh.descriptor;
+    ds->name = fresh.name;
+    ds->will_notify_on_start = fresh.will_notify_on_start;
+    ds->will_notify_on_stop = fresh.will_notify_on_stop;
+    ds->handles_incremental_clear = fresh.handles_incremental_clear;
+    ds->no_flush = fresh.no_flush;
+}
+
+/* The oldest registration of that name; NULL when there is none. */
+static struct datasource *source_by_name(struct producer *p, struct bytes_view name)
+{
+    list_for_each (it, &p->sources) {
+        struct datasource *ds = list_entry(it, struct datasource, in_producer);
+        if (bytes_equal(ds->name, name))
+            return ds;
+    }
+    return NULL;
+}
+
+static void take_unregister(struct producer *p, struct msg_request *m)
+{
+    struct datasource *ds = source_by_name(p, msg_body_view(&m->body));
+    if (!ds)
+        return;
+    dsinst_unregister(p, (const char *)m->body.p, m->body.n);
+    source_free(ds);
+}
+
+/* ---- writers (R73) ---- */
+
+static void take_writer(struct producer *p, const struct msg_writer *m, bool gone)
+{
+    uint16_t writer = (uint16_t)m->writer, buffer = gone ? 0 : (uint16_t)m->buffer;
+    uint16_t **page = &p->writers[writer >> 8];
+    if (!*page && !buffer)
+        return;
+    if (!*page)
+        *page = alloc_array(256, sizeof(**page));
+    uint16_t *slot = &(*page)[writer & 0xFF];
+    p->nwriters += (uint32_t)(*slot == 0 && buffer != 0) - (uint32_t)(*slot != 0 && buffer == 0);
+    *slot = buffer;
+}
+
+/* ---- acks and triggers ---- */
+
+/* An ack goes to the session once per state: what is repeated, late or foreign is dropped here. */
+static void take_ack(struct producer *p, uint64_t instance, enum msg_kind kind)
+{
+    struct dsinst *i = dsinst_find(p, instance);
+    enum dsinst_state wants = kind == MSG_S_STARTED ? DSINST_STARTING : DSINST_STOPPING;
+    if (!i || i->state != wants || i->acked)
+        return;
+    i->acked = true;
+    struct msg_ack m = {.id = instance, .producer = p->id};
+    ACTOR_POST(p->svc->reactor, i->session->actor.id, p->actor.id, kind, &m);
+}
+
+static void take_triggers(struct producer *p, const struct msg_request *m)
+{
+    struct bytes_cur cur = bytes_cur(msg_body_view(&m->body));
+    struct bytes_field f;
+    while (bytes_next(&cur, &f)) {
+        if (f.id == PBF_ActivateTriggersRequest_trigger_names && f.type == BYTES_LEN)
+            session_trigger_activate(p->svc, p, f.data);
+    }
+}
+
+/* ---- messages ---- */
+
+void producer_take(struct producer *p, struct mailbox_msg *m)
+{
+    void *data = m->data;
+    uint64_t cookie = 0;
+    switch (m->kind) {
+    case MSG_P_REGISTER:
+        take_register(p, data);
+        cookie = ((struct msg_request *)data)->cookie;
+        break;
+    case MSG_P_UPDATE:
+        take_update(p, data);
+        cookie = ((struct msg_request *)data)->cookie;
+        break;
+    case MSG_P_UNREGISTER:
+        take_unregister(p, data);
+        cookie = ((struct msg_request *)data)->cookie;
+        break;
+    case MSG_P_TRIGGERS:
+        take_triggers(p, data);
+        cookie = ((struct msg_request *)data)->cookie;
+        break;
+    case MSG_P_SYNC:
+        cookie = ((struct msg_request *)data)->cookie;
+        break;
+    case MSG_P_WRITER:
+    case MSG_P_WRITER_GONE:
+        take_writer(p, data, m->kind == MSG_P_WRITER_GONE);
+        cookie = ((struct msg_writer *)data)->cookie;
+        break;
+    case MSG_P_STARTED:
+    case MSG_P_STOPPED:
+        take_ack(p, ((struct msg_instance *)data)->instance,
+                 m->kind == MSG_P_STARTED ? MSG_S_STARTED : MSG_S_STOPPED);
+        cookie = ((struct msg_instance *)data)->cookie;
+        break;
+    default:
+        log_warn_limited("producer %u: %s is not for it", p->id,
+                         mailbox_kind_name(&msg_table, m->kind));
+        return;
+    }
+    reply(p, cookie, true);
+}
+
+static void handle(struct actor *a, struct mailbox_msg *m)
+{
+    struct producer *p = list_entry(a, struct producer, actor);
+    if (!p->gone)
+        drain_push(p, m);
+}
+
+/* ---- room ---- */
+
+static size_t backlog(const struct producer *p)
+{
+    return mailbox_bytes(&p->queue) + mailbox_bytes(&p->actor.mailbox) + p->work.msg.weight;
+}
+
+bool producer_full(struct producer *p)
+{
+    if (backlog(p) < QUEUE_HIGH)
+        return false;
+    p->want_room = true;
+    return true;
+}
+
+void producer_tell_room(struct producer *p)
+{
+    struct msg_empty m = {0};
+    if (!p->want_room || backlog(p) > QUEUE_LOW)
+        return;
+    p->want_room = false;
+    producer_send(p, MSG_PP_ROOM, &m, sizeof(m));
+}
+
+/* ---- shared memory (3.3) ---- */
+
+/* Charges size bytes to the producer's uid. */
+static int charge_shmem(struct producer *p, uint64_t size)
+{
+    int err = charge_take(p->svc->book, &p->shm_charge, p->uid, CHARGE_SMB_BYTES, size);
+    if (err == ERR_QUOTA)
+        log_warn_limited("producer %u: uid %u holds its limit of SMB bytes already; it gets no SMB "
+                         "(traced --limit-smb)",
+                         p->id, (unsigned)p->uid);
+    return err;
+}
+
+static void adopt_shmem(struct producer *p, const struct service_producer *params)
+{
+    const char *why = NULL;
+    struct shmem shm;
+    shmem_init(&shm);
+    int err = shmem_adopt(&shm, params->shmem_fd, params->page_hint, &why);
+    if (err) {
+        log_debug("producer %u: the SMB it offers is not used: %s", p->id,
+                  why ? why : err_text(err));
+        return;
+    }
+    if (charge_shmem(p, shm.size)) {
+        shmem_fini(&shm);
+        return;
+    }
+    p->shm = shm;
+    p->provided = true;
+    struct msg_shmem m = {.page_kb = 0, .fd = -1};
+    producer_send(p, MSG_PP_SETUP_TRACING, &m, sizeof(m)); /* R57 */
+}
+
+/* The sizes that the config wants for a producer of that name: its first entry counts. */
+static void config_sizes(const struct producer *p, const struct tracecfg *cfg, uint64_t *size,
+                         uint64_t *page)
+{
+    for (size_t i = 0; i < cfg->nproducers; i++) {
+        const struct tracecfg_producer *e = &cfg->producers[i];
+        if (bytes_equal(e->name, producer_name(p))) {
+            *size = (uint64_t)e->shm_size_kb * 1024;
+            *page = (uint64_t)e->page_size_kb * 1024;
+            return;
+        }
+    }
+}
+
+int producer_ensure_shmem(struct producer *p, const struct tracecfg *cfg)
+{
+    if (shmem_mapped(&p->shm))
+        return 0;
+    uint64_t size = 0, page = 0;
+    config_sizes(p, cfg, &size, &page);
+    struct smb_size want = abi_size_resolve(size, page, p->size_hint, p->page_hint);
+    int err = charge_shmem(p, want.total);
+    if (!err)
+        err = shmem_create(&p->shm, want.total, want.page);
+    if (err) {
+        charge_release(&p->shm_charge);
+        return err;
+    }
+    struct msg_shmem m = {.page_kb = want.page / 1024, .fd = -1};
+    if (!p->emulated) {
+        m.fd = fcntl(p->shm.fd, F_DUPFD_CLOEXEC, 0);
+        if (m.fd < 0)
+            return -errno;
+    }
+    producer_send(p, MSG_PP_SETUP_TRACING, &m, sizeof(m));
+    return 0;
+}
+
+/* ---- permissions (R74) ---- */
+
+static uint32_t allowed_at(const struct producer *p, uint16_t buffer)
+{
+    uint32_t lo = 0, hi = p->nallowed;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        if (p->allowed[mid] < buffer)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+bool producer_may_write(const struct producer *p, uint16_t buffer)
+{
+    uint32_t at = allowed_at(p, buffer);
+    return at < p->nallowed && p->allowed[at] == buffer;
+}
+
+int producer_allow(struct producer *p, uint16_t buffer)
+{
+    uint32_t at = allowed_at(p, buffer);
+    if (at < p->nallowed && p->allowed[at] == buffer)
+        return 0;
+    uint16_t *grown = alloc_try_resize(p->allowed, p->nallowed + 1u, sizeof(*grown));
+    if (!grown)
+        return -ENOMEM;
+    memmove(grown + at + 1, grown + at, (p->nallowed - at) * sizeof(*grown));
+    grown[at] = buffer;
+    p->allowed = grown;
+    p->nallowed++;
+    return 0;
+}
+
+void producer_forbid(struct producer *p, uint16_t buffer)
+{
+    uint32_t at = allowed_at(p, buffer);
+    if (at == p->nallowed || p->allowed[at] != buffer)
+        return;
+    memmove(p->allowed + at, p->allowed + at + 1, (p->nallowed - at - 1) * sizeof(*p->allowed));
+    p->nallowed--;
+}
+
+/* ---- life ---- */
+
+static void producer_free(struct actor *a)
+{
+    struct producer *p = list_entry(a, struct producer, actor);
+    shmem_fini(&p->shm);
+    charge_release(&p->shm_charge);
+    mailbox_fini(&p->queue);
+    for (size_t i = 0; i < PRODUCER_WRITER_PAGES; i++)
+        free(p->writers[i]);
+    free(p->allowed);
+    free(p->machine_name);
+    free(p->name);
+    free(p->sdk_version);
+    free(p);
+}
+
+static const struct actor_ops ops = {handle, producer_free};
+
+/* Lists it by ascending ProducerID. */
+static void enlist(struct service *svc, struct producer *p)
+{
+    struct list *at = &svc->producers;
+    while (at->prev != &svc->producers && list_entry(at->prev, struct producer, node)->id > p->id)
+        at = at->prev;
+    list_push_back(at, &p->node);
+}
+
+/* R46. */
+static bool wants_scraping(const struct service *svc, uint32_t mode)
+{
+    return mode == 1 || (mode != 2 && svc->scrape_by_default);
+}
+
+static struct producer *make(struct service *svc, const struct service_producer *params,
+                             uint32_t id)
+{
+    char name[ACTOR_NAME_MAX];
+    snprintf(name, sizeof(name), "producer %u", id);
+    struct producer *p = alloc_new(struct producer);
+    if (actor_init(&p->actor, svc->reactor, name, &ops, &queue_limits)) {
+        free(p);
+        return NULL;
+    }
+    p->svc = svc;
+    p->id = (uint16_t)id;
+    p->port = params->port;
+    p->uid = params->uid;
+    p->pid = params->pid;
+    p->machine_id = params->machine_id;
+    p->machine_name = alloc_strdup(params->machine_name ? params->machine_name : "");
+    p->name = alloc_strndup((const char *)params->name.p, params->name.n);
+    p->name_len = params->name.n;
+    p->sdk_version = alloc_strndup((const char *)params->sdk_version.p, params->sdk_version.n);
+    p->page_hint = params->page_hint;
+    p->size_hint = params->size_hint;
+    p->emulated = params->emulated;
+    p->scraping = wants_scraping(svc, params->scraping_mode);
+    shmem_init(&p->shm);
+    list_init(&p->sources);
+    list_init(&p->instances);
+    list_init(&p->drain_node);
+    list_init(&p->node);
+    mailbox_init(&p->queue, &msg_table, &queue_limits);
+    return p;
+}
+
+static int refuse(const struct service_producer *params, int err, const char *why)
+{
+    log_warn_limited("producer \"%.*s\" of pid %d uid %u is refused: %s",
+                     (int)(params->name.n < 64 ? params->name.n : 64),
+                     params->name.n ? (const char *)params->name.p : "", (int)params->pid,
+                     (unsigned)params->uid, why);
+    if (params->shmem_fd >= 0)
+        close(params->shmem_fd);
+    return err;
+}
+
+int producer_new(struct service *svc, const struct service_producer *params, uint64_t *endpoint,
+                 bool *adopted)
+{
+    uint32_t id;
+    if (svc->lockdown && params->uid != svc->uid)
+        return refuse(params, ERR_FORBIDDEN, "lockdown is on for other uids");
+    if (idmap_ids_next(&svc->producer_ids, &svc->producer_of, &id))
+        return refuse(params, ERR_QUOTA, "65535 producers are connected already");
+    struct producer *p = make(svc, params, id);
+    if (!p)
+        return refuse(params, -ENOMEM, "no memory");
+    if (idmap_put(&svc->producer_of, id, p) || idmap_put(&svc->endpoints, p->actor.id, p)) {
+        idmap_del(&svc->producer_of, id);
+        actor_kill(&p->actor);
+        return refuse(params, -ENOMEM, "no memory");
+    }
+    svc->last_producer = id;
+    enlist(svc, p);
+    if (params->in_process && params->machine_id != 0)
+        selfpkt_set_machine(params->machine_id); /* R113 */
+    if (params->shmem_fd >= 0 && params->emulated)
+        close(params->shmem_fd);
+    else if (params->shmem_fd >= 0)
+        adopt_shmem(p, params);
+    *adopted = p->provided;
+    *endpoint = p->actor.id;
+    return 0;
+}
+
+void producer_destroy(struct producer *p)
+{
+    struct service *svc = p->svc;
+    if (p->actor.dead)
+        return;
+    p->gone = true;
+    dsinst_unregister(p, NULL, SIZE_MAX);
+    list_for_each_safe (it, tmp, &p->sources)
+        source_free(list_entry(it, struct datasource, in_producer));
+    drain_forget(p);
+    idmap_del(&svc->producer_of, p->id);
+    idmap_del(&svc->endpoints, p->actor.id);
+    list_remove(&p->node);
+    list_for_each (it, &svc->sessions) {
+        struct session *s = list_entry(it, struct session, node);
+        for (size_t i = 0; i < s->nbuffers; i++)
+            tbuf_producer_gone(s->buffers[i].tb, p->id);
+    }
+    actor_kill(&p->actor);
+}

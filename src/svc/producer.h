@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_PRODUCER_H
+#define SVC_PRODUCER_H
+
+/*
+ * The producer endpoint: identity, registrations, shared memory, the buffers it may write to and
+ * the commands it gets (service.md section 3). What the transport sends comes in as MSG_P_*;
+ * whatever waits behind a commit waits in `queue` for svc/drain.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "reactor/actor.h"
+#include "reactor/charge.h"
+#include "reactor/list.h"
+#include "smb/commit.h"
+#include "smb/scan.h"
+#include "smb/shmem.h"
+#include "svc/service.h"
+
+struct dsinst;
+struct session;
+struct tracecfg;
+
+/* One RegisterDataSource. */
+struct datasource {
+    struct list node;           /* in service.sources */
+    struct list in_producer;    /* in producer.sources */
+    struct producer *producer;  /* borrow */
+    uint64_t id;                /* descriptor id, 0: none */
+    struct msg_body descriptor; /* own: encoded DataSourceDescriptor */
+    struct bytes_view name;     /* borrow: into the descriptor */
+    bool will_notify_on_start, will_notify_on_stop;
+    bool handles_incremental_clear, no_flush;
+};
+
+#define PRODUCER_WRITER_PAGES 256 /* 256 writers each */
+
+/* Where the work on the first message of the queue stands. */
+enum producer_stage { PRODUCER_IDLE, PRODUCER_MOVES, PRODUCER_PATCHES, PRODUCER_SCRAPE };
+
+struct producer_work {
+    enum producer_stage stage;
+    struct mailbox_msg msg; /* the message, owned while stage is not IDLE */
+    struct commit_view view;
+    struct commit_pos pos;
+    struct scan_iter scan;
+};
+
+struct producer {
+    struct actor actor;
+    struct service *svc; /* borrow */
+    struct list node;    /* in service.producers */
+    uint16_t id;         /* ProducerID */
+    uint64_t port;       /* actor id of the transport */
+    uid_t uid;
+    pid_t pid; /* -1: not known */
+    uint32_t machine_id;
+    char *machine_name; /* own */
+    char *name;         /* own; NUL-terminated, may hold NULs inside */
+    size_t name_len;
+    char *sdk_version;             /* own */
+    uint32_t page_hint, size_hint; /* bytes */
+    bool scraping, emulated, provided;
+    bool gone;      /* MSG_P_BYE was taken: only the last work is left */
+    bool want_room; /* the transport waits for MSG_PP_ROOM */
+
+    struct shmem shm;
+    struct charge shm_charge;
+
+    struct list sources; /* struct datasource.in_producer, in order of registration */
+    uint32_t nsources;
+    size_t source_bytes;
+    struct list instances; /* struct dsinst.in_producer, in order of setup */
+
+    uint16_t *allowed; /* own: global buffer ids it may write to, ascending (R74) */
+    uint32_t nallowed;
+    uint16_t *writers[PRODUCER_WRITER_PAGES]; /* own: buffer of each writer, 0: not registered */
+    uint32_t nwriters;
+    uint64_t flush_acked; /* highest flush id that sessions were told of */
+
+    struct mailbox queue; /* messages behind a commit, in order */
+    struct producer_work work;
+    struct list drain_node; /* in service.drain_queue while there is work */
+
+    uint64_t bytes_moved, chunks_moved; /* for the report */
+};
+
+/* Makes the endpoint: see service_add_producer. */
+int producer_new(struct service *svc, const struct service_producer *p, uint64_t *endpoint,
+                 bool *adopted);
+
+/* Takes it apart at once, without scraping; for service_free and for the end of a farewell. */
+void producer_destroy(struct producer *p);
+
+/* True when too much waits; see service_producer_full. */
+bool producer_full(struct producer *p);
+
+/* Handles one message in its turn. Called for what need not wait, and by the drain. MSG_P_COMMIT
+ * and MSG_P_BYE are not for here. */
+void producer_take(struct producer *p, struct mailbox_msg *m);
+
+/* Bytes and messages waiting for the drain are below the mark again: tells the transport, once. */
+void producer_tell_room(struct producer *p);
+
+/* Makes sure that it has an SMB, announced to it, sized by this config and its own hints (R54,
+ * R55). 0; ERR_QUOTA; -errno. */
+int producer_ensure_shmem(struct producer *p, const struct tracecfg *cfg);
+
+/* The buffers it may write to. allow: 0 or -ENOMEM. */
+int producer_allow(struct producer *p, uint16_t buffer);
+void producer_forbid(struct producer *p, uint16_t buffer);
+bool producer_may_write(const struct producer *p, uint16_t buffer);
+
+/* The buffer that a writer is registered with; 0 when it is not (R73). */
+static inline uint16_t producer_writer_buffer(const struct producer *p, uint16_t writer)
+{
+    const uint16_t *page = p->writers[writer >> 8];
+    return page ? page[writer & 0xFF] : 0;
+}
+
+/* Tells it something. */
+void producer_send(struct producer *p, enum msg_kind kind, const void *payload, size_t size);
+
+/* Drops the peer: MSG_PP_CLOSE. */
+void producer_drop(struct producer *p, int err, const char *why);
+
+static inline struct bytes_view producer_name(const struct producer *p)
+{
+    return bytes_view(p->name, p->name_len);
+}
+
+#endif

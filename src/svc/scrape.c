@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Scraping: chunks that lie complete or half written in an SMB are copied into the buffer that
+ * their writer is registered with. Nothing in the SMB is changed; the trace buffer knows what it
+ * has already. A walk may take many slices, during which producers and buffers may go, so it
+ * remembers ids and looks both up again each time.
+ */
+#include "svc/scrape.h"
+
+#include "reactor/chrono.h"
+#include "svc/drain.h"
+#include "svc/producer.h"
+#include "svc/service_int.h"
+#include "svc/session_int.h"
+
+/* Chunk slots looked at between two looks at the clock. */
+#define SLOTS_PER_STEP 256
+#define COST_OF_SLOT   16
+
+/* True when the producer may write to at least one buffer of the session (s NULL: of any). */
+static bool writes_to(const struct producer *p, const struct session *s)
+{
+    if (!s)
+        return p->nallowed > 0;
+    for (size_t i = 0; i < s->nbuffers; i++) {
+        if (s->buffers[i].id && producer_may_write(p, s->buffers[i].id))
+            return true;
+    }
+    return false;
+}
+
+/* R86. */
+static bool wanted(const struct producer *p, const struct session *s)
+{
+    return p->scraping && !p->emulated && p->machine_id == 0 && p->nwriters > 0 &&
+           shmem_mapped(&p->shm) && writes_to(p, s);
+}
+
+static void take_chunk(struct producer *p, const struct session *s, const struct scan_chunk *c)
+{
+    uint16_t buffer = producer_writer_buffer(p, c->writer_id);
+    struct session_buffer *b = buffer ? idmap_get(&p->svc->buffers, buffer) : NULL;
+    if (b && (!s || b->session == s))
+        drain_copy(p, buffer, c);
+}
+
+/* Walks one SMB. True when it is finished, false when the budget is spent. */
+static bool walk(struct producer *p, const struct session *s, struct scan_iter *scan,
+                 struct task_budget *budget)
+{
+    for (;;) {
+        uint32_t slots = SLOTS_PER_STEP;
+        struct scan_chunk c;
+        size_t bytes = 0;
+        enum scan_step step;
+        while ((step = scan_next(scan, &slots, &c)) == SCAN_FOUND) {
+            take_chunk(p, s, &c);
+            bytes += c.size;
+        }
+        if (step == SCAN_END)
+            return true;
+        if (!task_spend(budget, bytes + SLOTS_PER_STEP * COST_OF_SLOT))
+            return false;
+    }
+}
+
+bool scrape_producer(struct producer *p, struct scan_iter *scan, struct task_budget *budget)
+{
+    return !wanted(p, NULL) || walk(p, NULL, scan, budget);
+}
+
+/* The producer with the lowest id above `after`. */
+static struct producer *next_producer(struct service *svc, uint32_t after)
+{
+    list_for_each (it, &svc->producers) {
+        struct producer *p = list_entry(it, struct producer, node);
+        if (p->id > after)
+            return p;
+    }
+    return NULL;
+}
+
+/* Walks on from where the last slice stopped. */
+static bool walk_all(struct scrape *sc, struct task_budget *budget)
+{
+    struct service *svc = sc->session->svc;
+    struct producer *p = sc->scanning ? idmap_get(&svc->producer_of, sc->producer) : NULL;
+    for (;;) {
+        if (p) {
+            if (!walk(p, sc->session, &sc->scan, budget))
+                return false;
+            if (!task_spend(budget, COST_OF_SLOT)) {
+                sc->scanning = false;
+                return false;
+            }
+        }
+        do {
+            p = next_producer(svc, p ? p->id : sc->producer);
+            if (!p)
+                return true;
+            sc->producer = p->id;
+        } while (!wanted(p, sc->session));
+        scan_begin(&sc->scan, &p->shm);
+        sc->scanning = true;
+    }
+}
+
+static void finish(struct scrape *sc)
+{
+    void (*done)(void *) = sc->done;
+    sc->session = NULL;
+    done(sc->arg);
+}
+
+static enum task_result run(void *arg, struct task_budget *budget)
+{
+    struct scrape *sc = arg;
+    if (!sc->session)
+        return TASK_DONE;
+    if (!walk_all(sc, budget))
+        return TASK_AGAIN;
+    finish(sc);
+    return TASK_DONE;
+}
+
+void scrape_start(struct scrape *sc, struct session *s, void (*done)(void *arg), void *arg)
+{
+    sc->session = s;
+    sc->producer = 0;
+    sc->scanning = false;
+    sc->done = done;
+    sc->arg = arg;
+    task_init(&sc->task, s->svc->reactor, "scrape", run, sc);
+    sc->inited = true;
+    struct task_budget budget = {.bytes_left = sc->task.budget_bytes,
+                                 .end_ns = chrono_mono_ns() + sc->task.budget_ns};
+    if (walk_all(sc, &budget))
+        finish(sc);
+    else
+        task_wake(&sc->task);
+}
+
+void scrape_cancel(struct scrape *sc)
+{
+    if (sc->inited)
+        task_stop(&sc->task);
+    sc->session = NULL;
+}

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The hub: it makes and unmakes the service, finds producers, consumers and sessions by id, and
+ * tells an operator how things stand. It owns the registries of svc/service_int.h and no peer:
+ * endpoints and sessions enter and leave the lists themselves. Nothing here knows a socket, a frame
+ * or a packet.
+ */
+#include "svc/service.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "reactor/alloc.h"
+#include "reactor/chrono.h"
+#include "reactor/defaults.h"
+#include "reactor/err.h"
+#include "reactor/log.h"
+#include "svc/consumer.h"
+#include "svc/drain.h"
+#include "svc/producer.h"
+#include "svc/service_int.h"
+#include "svc/session_int.h"
+
+#define MAX_PRODUCERS 65535 /* R43 */
+#define MAX_BUFFER_ID 65535
+
+/* How long service_free lets files take what is left. */
+#define FAREWELL_NS (3 * CHRONO_SEC)
+
+int service_new(struct reactor *r, const struct service_options *opt, struct service **out)
+{
+    struct service *svc = alloc_new(struct service);
+    svc->reactor = r;
+    svc->book = charge_book_new(opt->limits);
+    svc->version = alloc_strdup(opt->version);
+    svc->machine_name = alloc_strdup(opt->machine_name);
+    svc->uid = geteuid();
+    svc->descriptors = opt->descriptors;
+    svc->ndescriptors = opt->ndescriptors;
+    svc->scrape_by_default = opt->scrape_by_default;
+    struct list *lists[] = {&svc->producers, &svc->sources,     &svc->consumers, &svc->sessions,
+                            &svc->leaving,   &svc->drain_queue, &svc->cooldowns, &svc->activations,
+                            &svc->relays,    &svc->boosts};
+    for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
+        list_init(lists[i]);
+    struct idmap *maps[] = {&svc->producer_of, &svc->endpoints, &svc->consumer_of, &svc->buffers,
+                            &svc->instances};
+    for (size_t i = 0; i < sizeof(maps) / sizeof(maps[0]); i++)
+        idmap_init(maps[i]);
+    idmap_ids_init(&svc->producer_ids, 1, MAX_PRODUCERS);
+    idmap_ids_init(&svc->buffer_ids, 1, MAX_BUFFER_ID);
+    drain_init(svc);
+    *out = svc;
+    return 0;
+}
+
+/* Lets actors die and files finish, for a bounded time. */
+static void let_go(struct service *svc)
+{
+    uint64_t end = chrono_mono_ns() + FAREWELL_NS;
+    do {
+        if (reactor_tick(svc->reactor, list_empty(&svc->leaving) ? 0 : 10 * CHRONO_MS) < 0)
+            return;
+    } while (!list_empty(&svc->leaving) && chrono_mono_ns() < end);
+}
+
+void service_free(struct service *svc)
+{
+    if (!svc)
+        return;
+    svc->ending = true;
+    list_for_each_safe (it, tmp, &svc->sessions)
+        session_free(list_entry(it, struct session, node), NULL);
+    let_go(svc);
+    list_for_each_safe (it, tmp, &svc->leaving) {
+        struct session *s = list_entry(it, struct session, node);
+        log_warn("session %" PRIu64
+                 ": its file did not take all data in time; what is left is lost",
+                 s->id);
+        session_destroy(s);
+    }
+    list_for_each_safe (it, tmp, &svc->consumers)
+        consumer_destroy(list_entry(it, struct consumer, node));
+    list_for_each_safe (it, tmp, &svc->producers)
+        producer_destroy(list_entry(it, struct producer, node));
+    reactor_tick(svc->reactor, 0);
+    drain_fini(svc);
+    session_trigger_forget(svc);
+    session_admit_forget(svc);
+    service_relay_forget(svc);
+    idmap_fini(&svc->producer_of);
+    idmap_fini(&svc->endpoints);
+    idmap_fini(&svc->consumer_of);
+    idmap_fini(&svc->buffers);
+    idmap_fini(&svc->instances);
+    charge_book_free(svc->book);
+    free(svc->version);
+    free(svc->machine_name);
+    free(svc);
+}
+
+bool service_idle(const struct service *svc)
+{
+    return list_empty(&svc->producers) && list_empty(&svc->consumers) &&
+           list_empty(&svc->sessions) && list_empty(&svc->leaving);
+}
+
+struct charge_book *service_charges(struct service *svc)
+{
+    return svc->book;
+}
+
+/* ---- endpoints ---- */
+
+int service_add_producer(struct service *svc, const struct service_producer *p, uint64_t *endpoint,
+                         bool *adopted)
+{
+    int err = producer_new(svc, p, endpoint, adopted);
+    if (err)
+        svc->count.producers_refused++;
+    return err;
+}
+
+bool service_producer_full(struct service *svc, uint64_t endpoint)
+{
+    struct producer *p = service_endpoint(svc, endpoint);
+    return p && producer_full(p);
+}
+
+int service_add_consumer(struct service *svc, const struct service_consumer *c, uint64_t *endpoint)
+{
+    return consumer_new(svc, c, endpoint);
+}
+
+struct producer *service_endpoint(struct service *svc, uint64_t actor)
+{
+    return idmap_get(&svc->endpoints, actor);
+}
+
+struct consumer *service_consumer_of(const struct service *svc, uint64_t actor)
+{
+    return actor ? idmap_get(&svc->consumer_of, actor) : NULL;
+}
+
+/* ---- sessions ---- */
+
+struct session *service_session(const struct service *svc, uint64_t id)
+{
+    list_for_each (it, &svc->sessions) {
+        struct session *s = list_entry(it, struct session, node);
+        if (s->id == id)
+            return s;
+    }
+    return NULL;
+}
+
+size_t service_buffers(const struct service *svc)
+{
+    size_t n = 0;
+    list_for_each (it, &svc->sessions)
+        n += list_entry(it, struct session, node)->nbuffers;
+    return n;
+}
+
+size_t service_sessions(const struct service *svc)
+{
+    return list_count(&svc->sessions);
+}
+
+size_t service_sessions_of(const struct service *svc, uid_t uid)
+{
+    size_t n = 0;
+    list_for_each (it, &svc->sessions)
+        n += list_entry(it, struct session, node)->uid == uid;
+    return n;
+}
+
+/* ---- report ---- */
+
+static void report_session(FILE *out, const struct session *s)
+{
+    fprintf(out, "session %" PRIu64 ": %s, uid %u, %zu buffers, %u instances, %u flushes pending\n",
+            s->id, session_state_name(s->state), (unsigned)s->uid, s->nbuffers, s->ninstances,
+            s->nflushes);
+    for (size_t i = 0; i < s->nbuffers; i++) {
+        const struct tbuf_stats *b = tbuf_stats(s->buffers[i].tb);
+        fprintf(out,
+                "  buffer %zu: %" PRIu64 " of %" PRIu64 " bytes used, %" PRIu64
+                " chunks written, %" PRIu64 " overwritten, %" PRIu64 " discarded, %" PRIu64
+                " violations, %" PRIu64 " packets lost by writers\n",
+                i, tbuf_used_size(s->buffers[i].tb), b->buffer_size, b->chunks_written,
+                b->chunks_overwritten, b->chunks_discarded, b->abi_violations,
+                b->trace_writer_packet_loss);
+    }
+}
+
+static void report_producer(FILE *out, const struct producer *p)
+{
+    fprintf(out,
+            "producer %u: pid %d uid %u, %u data sources, SMB %zu bytes, %" PRIu64
+            " chunks, %" PRIu64 " bytes, %u messages waiting\n",
+            p->id, (int)p->pid, (unsigned)p->uid, p->nsources, p->shm.size, p->chunks_moved,
+            p->bytes_moved, mailbox_count(&p->queue));
+}
+
+void service_report(const struct service *svc, FILE *out)
+{
+    const struct service_counters *c = &svc->count;
+    fprintf(out, "service: %zu producers, %zu consumers, %zu sessions, %u data sources\n",
+            idmap_count(&svc->producer_of), idmap_count(&svc->consumer_of), service_sessions(svc),
+            svc->nsources);
+    fprintf(out,
+            "commits: %" PRIu64 " requests, %" PRIu64 " chunks, %" PRIu64 " bytes; lost: %" PRIu64
+            " chunks discarded, %" PRIu64 " patches discarded, %" PRIu64 " chunks skipped, %" PRIu64
+            " pages given up\n",
+            c->commits, c->chunks_moved, c->bytes_moved, c->chunks_discarded, c->patches_discarded,
+            c->chunks_skipped, c->pages_given_up);
+    fprintf(out, "refused: %" PRIu64 " sessions, %" PRIu64 " producers\n", c->sessions_refused,
+            c->producers_refused);
+    fprintf(out, "drain: %" PRIu64 " slices, %" PRIu64 " over the limit, longest %" PRIu64 " us\n",
+            svc->drain.stats.slices, svc->drain.stats.slices_over,
+            svc->drain.stats.longest_ns / CHRONO_US);
+    for (int m = 0; m < REACTOR_METRICS; m++)
+        fprintf(out, "loop: %s %" PRIu64 "\n", reactor_metric_name((enum reactor_metric)m),
+                reactor_metric(svc->reactor, (enum reactor_metric)m));
+    list_for_each (it, &svc->sessions)
+        report_session(out, list_entry(it, struct session, node));
+    list_for_each (it, &svc->producers)
+        report_producer(out, list_entry(it, struct producer, node));
+}

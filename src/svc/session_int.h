@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_SESSION_INT_H
+#define SVC_SESSION_INT_H
+
+/*
+ * What the parts of a session (session_*.c) ask of each other. The struct is in
+ * svc/session_types.h.
+ */
+
+#include "svc/session.h"
+#include "svc/session_types.h"
+
+/* Enters a state: logs the edge, notes the time, tells observers of concurrent sessions. An illegal
+ * edge is logged and refused. */
+void session_enter(struct session *s, enum session_state state);
+
+/* New object, listed, CONFIGURED-to-be: for session_enable and for clones. Takes cfg. -ENOMEM or 0.
+ */
+int session_new(struct service *svc, uid_t uid, struct tracecfg *cfg, struct session **out);
+
+/* Takes it out of everything and lets the actor die. */
+void session_destroy(struct session *s);
+
+/* Allocates the buffers (V25). 0, or positive or negative with a line in why. */
+int session_alloc_buffers(struct session *s, char *why, size_t whylen);
+int session_alloc_buffer(struct session *s, size_t index, bool writable, char *why, size_t whylen);
+void session_release_buffers(struct session *s);
+
+/* Checks against other sessions: V14 to V20 (svc/session_admit). 0 or positive with a line. */
+int session_admit(struct service *svc, uid_t uid, const struct tracecfg *cfg, char *why,
+                  size_t whylen);
+void session_admit_forget(struct service *svc); /* frees the table of cooldowns */
+
+/* The stop is over: scrape, event, file, notification (R33). Called when all instances are stopped.
+ */
+void session_complete_stop(struct session *s);
+
+/* What comes after the final scrape, and after the final drain. */
+void session_stopped(struct session *s);
+
+/* MSG_CP_* to its consumer's endpoint: the end of tracing (R33). */
+void session_notify_disabled(struct session *s);
+
+/* The machine in a word: it writes data and its producers are told. */
+static inline bool session_running(const struct session *s)
+{
+    return s->state == SESSION_STARTED;
+}
+
+/* ---- session_timers ---- */
+void session_timers_init(struct session *s);
+void session_timers_cancel(struct session *s);
+void session_timers_start(struct session *s);    /* R21.4-8, 11 */
+void session_timers_arm_stop(struct session *s); /* R31 */
+uint32_t session_stop_timeout_ms(const struct session *s);
+
+/* ---- session_flush ---- */
+/* Starts a flush (R91-R94). timeout_ms 0: the session's. done is called from the loop, or at once
+ * when the flush is refused. */
+void session_flush_start(struct session *s, uint32_t timeout_ms, uint64_t flags,
+                         enum session_flush_group group, session_flush_done *done, void *arg,
+                         uint64_t cookie);
+void session_flush_acked(struct session *s, uint16_t producer, uint64_t id); /* MSG_S_FLUSHED */
+void session_flush_abort_all(struct session *s);                             /* the session goes */
+
+/* ---- session_events ---- */
+void session_event_record(struct session *s, enum selfpkt_event kind, bool snapshot);
+void session_event_record_at(struct session *s, enum selfpkt_event kind, uint32_t value,
+                             uint64_t boot_ns);
+void session_event_slow(struct session *s, enum selfpkt_event kind, const uint16_t *producers,
+                        uint32_t n);
+void session_event_drop(struct session *s, enum selfpkt_event kind);
+void session_event_snapshot(struct session *s);
+int session_event_copy(struct session *to, const struct session *from);
+void session_event_free_all(struct session *s);
+/* Appends the packets of all that wait, in order of time, each preceded by its size as a uint32,
+ * and forgets them (R107.12, R107.13, R133). */
+void session_event_emit(struct session *s, struct bytesbuf *out);
+void session_event_emit_concurrent(struct session *s, struct bytesbuf *out);
+/* Another session has entered a state (R135). */
+void session_event_concurrent(struct session *s, const struct session *other, uint64_t boot_ns);
+
+/* ---- session_read ---- */
+void session_read_free(struct session *s);
+uint32_t session_read_sequence(struct session *s, uint32_t machine_id, uint16_t producer,
+                               uint16_t writer);
+
+/* ---- session_file ---- */
+void session_file_init(struct session *s);
+int session_file_open(struct session *s, int fd, char *why, size_t whylen);
+void session_file_start(struct session *s); /* R21.6 */
+bool session_file_flushes_before(const struct session *s);
+uint32_t session_file_flush_period(const struct session *s);
+/* The last drain; session_stopped follows, from the loop or at once. */
+void session_file_finish(struct session *s);
+void session_file_free(struct session *s);
+
+/* ---- session_trigger ---- */
+void session_trigger_init(struct session *s);
+void session_trigger_arm(struct session *s);
+bool session_trigger_waiting(const struct session *s); /* R102 */
+void session_trigger_free_all(struct session *s);
+void session_trigger_forget(struct service *svc); /* frees the history of activations */
+
+/* ---- session_clone ---- */
+void session_clone_abort_all(struct session *s);
+
+#endif

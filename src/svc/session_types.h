@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_SESSION_TYPES_H
+#define SVC_SESSION_TYPES_H
+
+/*
+ * The inside of a session, for the session_*.c files and those that walk sessions. The session owns
+ * its buffers, instances, flushes, clones in the making and file; it names its consumer by actor
+ * id.
+ */
+
+#include "reactor/actor.h"
+#include "reactor/charge.h"
+#include "reactor/deadline.h"
+#include "reactor/idmap.h"
+#include "reactor/task.h"
+#include "svc/boost.h"
+#include "svc/clocksnap.h"
+#include "svc/compress.h"
+#include "svc/dsinst.h"
+#include "svc/filewr.h"
+#include "svc/filter.h"
+#include "svc/scrape.h"
+#include "svc/selfpkt.h"
+#include "svc/session.h"
+#include "svc/tbuf.h"
+#include "svc/tracecfg.h"
+
+/* One entry of TraceConfig.buffers. */
+struct session_buffer {
+    struct session *session; /* borrow */
+    struct tbuf *tb;         /* own */
+    struct charge charge;
+    uint16_t id;    /* global buffer id; 0: a clone's, no producer writes to it */
+    uint16_t index; /* in the config */
+};
+
+/* A trigger that was received (R177). */
+struct session_trigger {
+    struct list node;
+    uint64_t boot_ns;
+    struct msg_body name, producer; /* own */
+    uid_t uid;
+    uint32_t delay_ms;
+    bool emitted;
+};
+
+/* A lifecycle event that waits for the next read (section 7.7). */
+struct session_event {
+    uint64_t boot_ns;
+    enum selfpkt_event kind;
+    uint32_t value;
+    struct msg_body packet; /* own: the two "slow" kinds are encoded when they happen */
+};
+
+/* Head of one concurrent session event in session.concurrent; its packet follows (R135). */
+struct session_concurrent {
+    uint64_t boot_ns;
+    uint64_t size;
+};
+
+#define SESSION_FLUSH_EVENTS  64   /* history of flush_started and all_data_sources_flushed */
+#define SESSION_CONCURRENT    4096 /* R135 */
+#define SESSION_SLOW_NAMES    32   /* R23, R96 */
+#define SESSION_INSTANCES_MAX 65536
+
+/* Called once when a flush is over. s is NULL when the session has gone. */
+typedef void session_flush_done(void *arg, struct session *s, uint64_t cookie, bool ok);
+
+/* A flush that waits for producers (section 6.2). */
+struct session_flush {
+    struct list node; /* in session.flushes, ascending id */
+    struct session *session;
+    uint64_t id;
+    uint64_t flags;
+    struct deadline timeout;
+    uint16_t *missing; /* own: ProducerIDs that have not acked, ascending */
+    uint32_t nmissing;
+    bool over; /* its outcome is known, the scrape is going on */
+    bool ok;
+    struct scrape scrape;
+    session_flush_done *done;
+    void *arg; /* borrow */
+    uint64_t cookie;
+};
+
+/* What to flush: all instances, or those whose buffers are (not) moved to a clone. */
+enum session_flush_group { SESSION_FLUSH_ALL, SESSION_FLUSH_TRANSFER, SESSION_FLUSH_REST };
+
+struct session {
+    struct actor actor;
+    struct service *svc;        /* borrow */
+    struct list node;           /* in service.sessions or service.leaving */
+    uint64_t id;                /* TracingSessionID */
+    uid_t uid;                  /* of the consumer that created it */
+    uint64_t consumer;          /* actor id of the endpoint it is attached to; 0: none */
+    struct msg_body detach_key; /* own; empty while attached */
+    struct tracecfg *cfg;       /* own */
+    enum session_state state;
+    uint64_t state_since; /* boot ns */
+    uint64_t farewell;    /* cookie of EnableTracing, answered when the file is complete */
+    uint64_t farewell_to; /* actor id of the endpoint that it came from */
+    bool leaving;         /* freed; only the file is still being written */
+    bool settling;        /* all instances have stopped, the final scrape or drain is going on */
+    char *error;          /* own: for the consumer at the end of the stop; NULL: none */
+
+    struct session_buffer *buffers; /* own: cfg->nbuffers */
+    size_t nbuffers;
+    struct list instances; /* struct dsinst.in_session */
+    uint32_t ninstances;
+    uint32_t instances_in[DSINST_STATES]; /* how many are in each state */
+
+    uint64_t uuid_msb, uuid_lsb;
+
+    /* svc/session_timers */
+    struct deadline duration, stop_timeout, slow_start;
+    struct deadline snapshot, clear, periodic_flush;
+
+    /* svc/session_flush */
+    struct list flushes; /* struct session_flush */
+    uint32_t nflushes;
+    uint64_t flushes_requested, flushes_succeeded, flushes_failed;
+    uint32_t final_flush_outcome; /* 0, 1 succeeded, 2 failed */
+    struct scrape scrape;         /* at the end of a stop */
+
+    /* svc/session_events */
+    struct session_event *events; /* own: in order of time */
+    size_t nevents;
+    bool all_started; /* the notification was given (R28) */
+    bool slow_start_done;
+    size_t events_cap;
+    struct bytesbuf concurrent; /* struct session_concurrent and its packet, again and again */
+    uint32_t nconcurrent;
+
+    /* svc/session_read */
+    struct clocksnap initial_clocks;
+    bool has_initial_clocks;     /* taken (R205) */
+    bool initial_clocks_pending; /* and not emitted yet */
+    struct clocksnap_ring clocks;
+    bool preamble_done, relay_clocks_done;
+    bool emit_sync, emit_stats;
+    /* Our own packets of the batch: before and behind those of producers, each with its size as a
+     * uint32 before it, and the statistics. */
+    struct bytesbuf scratch, ending, stats;
+    uint8_t *trailers; /* own: the trusted fields of the packets of a batch */
+    size_t trailers_size;
+    struct iovec *parts;    /* own: the pieces of the packet at hand */
+    size_t nparts;          /* room */
+    struct idmap sequences; /* machine, producer, writer -> packet sequence id, as a pointer */
+    uint32_t last_sequence;
+    uint64_t invalid_packets;
+    struct filter *filter;     /* own; NULL: none */
+    struct compress *compress; /* own; NULL: none */
+
+    /* svc/session_file */
+    struct filewr *file; /* own; NULL: does not write into a file, or no longer */
+    struct task drain;
+    struct deadline drain_timer;
+    bool draining, drain_final, drain_again;
+
+    /* svc/session_trigger */
+    struct list triggers; /* struct session_trigger, in order of arrival */
+    uint32_t ntriggers;
+    bool triggered; /* one was received, ever (R102) */
+    struct deadline trigger_timeout, trigger_stop;
+    struct list trigger_clones; /* clone_trigger_hit events to come */
+
+    /* svc/session_clone */
+    struct list clones;                    /* struct session_clone, of which this is the source */
+    struct session_trigger *clone_trigger; /* own: for clone_snapshot_trigger (R220) */
+    bool clone_trigger_done;
+
+    struct boost boost; /* priority of our thread (R254) */
+};
+
+#endif
