@@ -12,6 +12,7 @@
 #include "svc/validate.h"
 
 #include "protos/fieldnum.h"
+#include "reactor/bytes.h"
 
 #define LEN_MAX 268435455u /* R123.4: what four length bytes can say */
 
@@ -19,8 +20,8 @@
 struct walk {
     const uint8_t *p;
     const uint8_t *end;
-    const struct bytes_view *part; /* the next piece */
-    size_t left;                   /* pieces not begun */
+    const struct iovec *part; /* the next piece */
+    size_t left;              /* pieces not begun */
 };
 
 /* Makes at least one byte available. False at the end of the packet. */
@@ -29,9 +30,9 @@ static bool walk_more(struct walk *w)
     while (w->p == w->end) {
         if (w->left == 0)
             return false;
-        if (w->part->n > 0) {
-            w->p = w->part->p;
-            w->end = w->part->p + w->part->n;
+        if (w->part->iov_len > 0) {
+            w->p = w->part->iov_base;
+            w->end = w->p + w->part->iov_len;
         }
         w->part++;
         w->left--;
@@ -106,7 +107,7 @@ static bool walk_value(struct walk *w, uint32_t type)
     }
 }
 
-bool validate_packet(const struct bytes_view *parts, size_t nparts)
+bool validate_packet(const struct iovec *parts, size_t nparts)
 {
     struct walk w = {NULL, NULL, parts, nparts};
     while (walk_more(&w)) {

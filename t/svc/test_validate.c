@@ -5,21 +5,25 @@
 
 #include "svc/validate.h"
 
+static struct iovec piece(const void *p, size_t n)
+{
+    return (struct iovec){(void *)(uintptr_t)p, n};
+}
+
 /* Whole, then cut in two at every place with an empty piece between, then byte by byte: the
  * answers must agree. */
 static bool valid(const uint8_t *p, size_t n)
 {
-    struct bytes_view whole = bytes_view(p, n);
+    struct iovec whole = piece(p, n);
     bool answer = validate_packet(&whole, 1);
     for (size_t cut = 0; cut <= n; cut++) {
-        struct bytes_view parts[3] = {bytes_view(p, cut), bytes_view(NULL, 0),
-                                      bytes_view(p + cut, n - cut)};
+        struct iovec parts[3] = {piece(p, cut), piece(NULL, 0), piece(p + cut, n - cut)};
         cr_expect_eq(validate_packet(parts, 3), answer, "cut at %zu changes the answer", cut);
     }
-    struct bytes_view bytes[64];
+    struct iovec bytes[64];
     cr_assert_leq(n, 64);
     for (size_t i = 0; i < n; i++)
-        bytes[i] = bytes_view(p + i, 1);
+        bytes[i] = piece(p + i, 1);
     cr_expect_eq(validate_packet(bytes, n), answer, "byte by byte changes the answer");
     return answer;
 }
@@ -96,14 +100,14 @@ Test(validate, R123_4_lengths_above_28_bits_are_refused)
     /* The limit itself is well formed when the bytes are there: one page, named many times. */
     static uint8_t page[65536];
     enum { FULL = 268435455 / sizeof(page), REST = 268435455 % sizeof(page) };
-    static struct bytes_view parts[FULL + 2];
+    static struct iovec parts[FULL + 2];
     static const uint8_t head[] = {0xA2, 0x38, 0xFF, 0xFF, 0xFF, 0x7F};
-    parts[0] = bytes_view(head, sizeof(head));
+    parts[0] = piece(head, sizeof(head));
     for (size_t i = 1; i <= FULL; i++)
-        parts[i] = bytes_view(page, sizeof(page));
-    parts[FULL + 1] = bytes_view(page, REST);
+        parts[i] = piece(page, sizeof(page));
+    parts[FULL + 1] = piece(page, REST);
     cr_expect(validate_packet(parts, FULL + 2));
-    parts[FULL + 1].n--;
+    parts[FULL + 1].iov_len--;
     cr_expect(!validate_packet(parts, FULL + 2), "one byte is missing");
 }
 
