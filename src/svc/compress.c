@@ -18,6 +18,7 @@
 
 #include "protos/fieldnum.h"
 #include "reactor/alloc.h"
+#include "reactor/bytes.h"
 
 #define SLICE      130560 /* R157: 131072 - 512 */
 #define HEAD_ROOM  16     /* tag and length of the wrapper, in front of the first block */
@@ -27,9 +28,9 @@
 struct compress {
     enum compress_codec codec;
     z_stream zlib;
-    ZSTD_CCtx *zstd;          /* own */
-    uint8_t **blocks;         /* own: nblocks of SLICE bytes each */
-    struct bytes_view *parts; /* own: nblocks + 1, the head and what is used of each block */
+    ZSTD_CCtx *zstd;     /* own */
+    uint8_t **blocks;    /* own: nblocks of SLICE bytes each */
+    struct iovec *parts; /* own: nblocks + 1, the head and what is used of each block */
     size_t nblocks;
     size_t used; /* blocks in use; the last of them is partly filled */
     size_t fill; /* bytes in the last block in use */
@@ -101,7 +102,7 @@ static int add_block(struct compress *c)
     if (blocks == NULL)
         return -ENOMEM;
     c->blocks = blocks;
-    struct bytes_view *parts = alloc_try_resize(c->parts, c->nblocks + 2, sizeof(*parts));
+    struct iovec *parts = alloc_try_resize(c->parts, c->nblocks + 2, sizeof(*parts));
     if (parts == NULL)
         return -ENOMEM;
     c->parts = parts;
@@ -204,8 +205,8 @@ int compress_put(struct compress *c, const struct packet *pkt)
     c->begun = true;
     int rc = feed(c, bytes_view(frame, n), false);
     for (size_t i = 0; rc == 0 && i < pkt->nparts; i++) {
-        if (pkt->parts[i].n > 0)
-            rc = feed(c, pkt->parts[i], false);
+        if (pkt->parts[i].iov_len > 0)
+            rc = feed(c, bytes_view(pkt->parts[i].iov_base, pkt->parts[i].iov_len), false);
     }
     return rc;
 }
@@ -228,9 +229,9 @@ int compress_finish(struct compress *c, struct packet *out, bool *none)
                                                   : PBF_TracePacket_zstd_compressed_packets;
     size_t head = put_varint(c->head, (uint64_t)field << 3 | BYTES_LEN);
     head += put_varint(c->head + head, total);
-    c->parts[0] = bytes_view(c->head, head);
+    c->parts[0] = (struct iovec){c->head, head};
     for (size_t i = 0; i < c->used; i++)
-        c->parts[i + 1] = bytes_view(c->blocks[i], i + 1 < c->used ? SLICE : c->fill);
+        c->parts[i + 1] = (struct iovec){c->blocks[i], i + 1 < c->used ? SLICE : c->fill};
     c->stale = true;
     *out = (struct packet){c->parts, c->used + 1, head + total, PACKET_SERVICE};
     return 0;

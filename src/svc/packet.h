@@ -16,9 +16,9 @@
 
 struct packet {
     const struct iovec *parts; /* borrow: valid during the call only */
-    size_t nparts;                  /* 0: an empty packet */
-    size_t size;                    /* sum of the parts */
-    int buffer;                     /* config index of its buffer, or PACKET_SERVICE */
+    size_t nparts;             /* 0: an empty packet */
+    size_t size;               /* sum of the parts */
+    int buffer;                /* config index of its buffer, or PACKET_SERVICE */
 };
 
 /* A stage that takes packets; embedded in the stage's own struct. put returns 0; a positive value
