@@ -1,0 +1,486 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Writes a session's packets into a file descriptor that somebody else chose. A batch is gathered
+ * as pieces that point into the trace buffer and goes out with as few writev calls as the kernel
+ * allows; only what a slow target (a pipe, a socket, a terminal) does not take at once is copied
+ * aside, and then the writer takes no new batch until that is gone. So a target holds up its own
+ * session and nobody else, and costs one batch of memory at most.
+ *
+ * The descriptor may be shared with the consumer that passed it: its flags are never changed. A
+ * pipe or a terminal is opened a second time through /proc to be non-blocking; a socket is written
+ * with flags for the one call. SIGPIPE is taken back before anybody sees it.
+ *
+ * Invariant: what is in a regular file ends at a packet boundary. When the disk is full in the
+ * middle of a packet, the part that went in is cut off again.
+ */
+#include "svc/filewr.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "reactor/alloc.h"
+#include "reactor/deadline.h"
+#include "reactor/err.h"
+#include "reactor/list.h"
+#include "reactor/reactor.h"
+#include "reactor/watch.h"
+
+#define PACKET_TAG  0x0A /* Trace.packet, length-delimited (R162) */
+#define FRAME_MAX   11   /* the tag and a 64-bit varint */
+#define FRAME_BLOCK 1024 /* frames of one block of frame memory */
+#define IOV_STEP    1024 /* pieces of one call: IOV_MAX of Linux */
+
+enum target { TARGET_FILE, TARGET_STREAM, TARGET_SOCKET };
+
+struct frame {
+    uint8_t bytes[FRAME_MAX];
+};
+
+struct filewr {
+    struct packet_sink sink;
+    struct reactor *reactor; /* borrow */
+    struct filewr_options opt;
+    int fd; /* own: opt.fd, or the second opening of it; -1 once closed */
+    enum target target;
+    enum filewr_state state;
+    bool finishing, done, full;
+    uint64_t written; /* bytes that went out or are held */
+
+    /* The batch that is being gathered; the memory stays from batch to batch. */
+    struct iovec *iov; /* own */
+    size_t niov, iov_cap;
+    struct frame **frames; /* own: blocks that never move, since iov points into them */
+    size_t nframes, frame_blocks;
+    uint64_t *ends; /* own: offset in the batch of each packet's end */
+    size_t npackets, ends_cap;
+    uint64_t batch; /* bytes */
+
+    uint8_t *held; /* own: what the target did not take yet */
+    size_t held_n, held_at;
+    struct watch watch;
+    struct deadline give_up;
+    struct reactor_hook reap;
+};
+
+/* ---- life ---- */
+
+static void on_writable(void *arg, unsigned event);
+static void on_give_up(void *arg);
+static int put(struct packet_sink *sink, const struct packet *pkt);
+
+static void filewr_reap(void *arg)
+{
+    struct filewr *w = arg;
+    for (size_t i = 0; i < w->frame_blocks; i++)
+        free(w->frames[i]);
+    free(w->frames);
+    free(w->iov);
+    free(w->ends);
+    free(w->held);
+    free(w);
+}
+
+/* What kind of thing fd is; for a stream, *fd becomes a descriptor of our own that never blocks. */
+static int inspect(int *fd, enum target *target)
+{
+    struct stat st;
+    if (fstat(*fd, &st) != 0)
+        return -errno;
+    *target = TARGET_FILE;
+    if (S_ISSOCK(st.st_mode))
+        *target = TARGET_SOCKET;
+    if (!S_ISFIFO(st.st_mode) && !S_ISCHR(st.st_mode))
+        return 0;
+    *target = TARGET_STREAM;
+    char path[40];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", *fd);
+    int mine = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+    if (mine < 0)
+        return 0; /* no /proc, or not ours to open: poll(2) before each write has to do */
+    close(*fd);
+    *fd = mine;
+    return 0;
+}
+
+int filewr_new(struct reactor *r, const struct filewr_options *opt, struct filewr **out)
+{
+    int fd = opt->fd;
+    enum target target;
+    int rc = inspect(&fd, &target);
+    struct filewr *w = rc == 0 ? alloc_try_array(1, sizeof(*w)) : NULL;
+    if (w == NULL) {
+        close(fd);
+        return rc != 0 ? rc : -ENOMEM;
+    }
+    w->sink.put = put;
+    w->reactor = r;
+    w->opt = *opt;
+    w->fd = fd;
+    w->target = target;
+    watch_init(&w->watch, r, "file writer", fd, on_writable, w);
+    deadline_init(&w->give_up, r, "file writer gives up", on_give_up, w);
+    reactor_hook_init(&w->reap, "file writer", filewr_reap, w);
+    *out = w;
+    return 0;
+}
+
+static void close_target(struct filewr *w)
+{
+    watch_fini(&w->watch);
+    deadline_cancel(&w->give_up);
+    if (w->fd >= 0)
+        close(w->fd);
+    w->fd = -1;
+}
+
+void filewr_free(struct filewr *w)
+{
+    if (w == NULL)
+        return;
+    close_target(w);
+    reactor_undefer(w->reactor, w);
+    reactor_reap_later(w->reactor, &w->reap);
+}
+
+enum filewr_state filewr_state(const struct filewr *w)
+{
+    return w->state;
+}
+
+int filewr_fd(const struct filewr *w)
+{
+    return w->fd;
+}
+
+uint64_t filewr_written(const struct filewr *w)
+{
+    return w->written;
+}
+
+bool filewr_done(const struct filewr *w)
+{
+    return w->done;
+}
+
+/* ---- gathering ---- */
+
+static bool grow(void *array, size_t *cap, size_t want, size_t size)
+{
+    if (want <= *cap)
+        return true;
+    size_t n = *cap == 0 ? 256 : *cap;
+    while (n < want)
+        n *= 2;
+    void *p;
+    memcpy(&p, array, sizeof(p));
+    p = alloc_try_resize(p, n, size);
+    if (p == NULL)
+        return false;
+    memcpy(array, &p, sizeof(p));
+    *cap = n;
+    return true;
+}
+
+static struct frame *next_frame(struct filewr *w)
+{
+    size_t block = w->nframes / FRAME_BLOCK;
+    if (block == w->frame_blocks) {
+        struct frame **blocks = alloc_try_resize(w->frames, block + 1, sizeof(struct frame *));
+        if (blocks == NULL)
+            return NULL;
+        w->frames = blocks;
+        blocks[block] = alloc_try(FRAME_BLOCK * sizeof(struct frame));
+        if (blocks[block] == NULL)
+            return NULL;
+        w->frame_blocks++;
+    }
+    return &w->frames[block][w->nframes % FRAME_BLOCK];
+}
+
+static size_t fill_frame(struct frame *f, uint64_t size)
+{
+    size_t n = 0;
+    f->bytes[n++] = PACKET_TAG;
+    for (; size >= 0x80; size >>= 7)
+        f->bytes[n++] = (uint8_t)(size | 0x80);
+    f->bytes[n++] = (uint8_t)size;
+    return n;
+}
+
+struct packet_sink *filewr_begin(struct filewr *w)
+{
+    w->niov = 0;
+    w->nframes = 0;
+    w->npackets = 0;
+    w->batch = 0;
+    return &w->sink;
+}
+
+static int put(struct packet_sink *sink, const struct packet *pkt)
+{
+    struct filewr *w = list_entry(sink, struct filewr, sink);
+    if (w->state != FILEWR_OPEN || w->full)
+        return ERR_QUOTA;
+    struct frame *frame = next_frame(w);
+    if (frame == NULL || !grow(&w->iov, &w->iov_cap, w->niov + 1 + pkt->nparts, sizeof(*w->iov)) ||
+        !grow(&w->ends, &w->ends_cap, w->npackets + 1, sizeof(*w->ends)))
+        return -ENOMEM;
+    size_t head = fill_frame(frame, pkt->size);
+    uint64_t end = w->batch + head + pkt->size;
+    if (w->opt.max_size > 0 && w->written + end >= w->opt.max_size) {
+        w->full = true;
+        return ERR_QUOTA;
+    }
+    w->iov[w->niov++] = (struct iovec){frame->bytes, head};
+    for (size_t i = 0; i < pkt->nparts; i++)
+        w->iov[w->niov++] = pkt->parts[i];
+    w->nframes++;
+    w->ends[w->npackets++] = end;
+    w->batch = end;
+    return 0;
+}
+
+/* ---- writing ---- */
+
+/* writev that cannot kill the process: a SIGPIPE that this call raises is consumed here. */
+static ssize_t writev_quiet(int fd, const struct iovec *iov, int n)
+{
+    sigset_t pipe_set, before, pending;
+    sigemptyset(&pipe_set);
+    sigaddset(&pipe_set, SIGPIPE);
+    sigpending(&pending);
+    bool was_pending = sigismember(&pending, SIGPIPE) == 1;
+    pthread_sigmask(SIG_BLOCK, &pipe_set, &before);
+    ssize_t got = writev(fd, iov, n);
+    int err = errno;
+    if (got < 0 && err == EPIPE && !was_pending) {
+        static const struct timespec now = {0, 0};
+        while (sigtimedwait(&pipe_set, NULL, &now) < 0 && errno == EINTR)
+            ;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = err;
+    return got;
+}
+
+static ssize_t write_stream(int fd, const struct iovec *iov, int n)
+{
+    /* Where the second opening failed the descriptor may block: ask first, and write no more than
+     * a pipe with room is bound to take. */
+    if (fcntl(fd, F_GETFL) & O_NONBLOCK)
+        return writev_quiet(fd, iov, n);
+    struct pollfd p = {fd, POLLOUT, 0};
+    if (poll(&p, 1, 0) == 0) {
+        errno = EAGAIN;
+        return -1;
+    }
+    struct iovec part = iov[0];
+    if (part.iov_len > PIPE_BUF)
+        part.iov_len = PIPE_BUF;
+    return writev_quiet(fd, &part, 1);
+}
+
+/* Bytes taken, or -errno; -EAGAIN when the target takes nothing now. */
+static ssize_t write_some(struct filewr *w, struct iovec *iov, size_t n)
+{
+    int count = (int)(n < IOV_STEP ? n : IOV_STEP);
+    for (;;) {
+        ssize_t got;
+        if (w->target == TARGET_SOCKET) {
+            struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)count};
+            got = sendmsg(w->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+        } else if (w->target == TARGET_STREAM) {
+            got = write_stream(w->fd, iov, count);
+        } else {
+            got = writev(w->fd, iov, count);
+        }
+        if (got > 0)
+            return got;
+        if (got == 0)
+            return -EIO; /* R169: a write that makes no progress ends the file */
+        if (errno != EINTR)
+            return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+    }
+}
+
+/* Moves *iov and *n past `bytes` bytes. */
+static void advance(struct iovec **iov, size_t *n, size_t bytes)
+{
+    while (*n > 0 && bytes >= (*iov)->iov_len) {
+        bytes -= (*iov)->iov_len;
+        (*iov)++;
+        (*n)--;
+    }
+    if (*n > 0) {
+        (*iov)->iov_base = (uint8_t *)(*iov)->iov_base + bytes;
+        (*iov)->iov_len -= bytes;
+    }
+}
+
+/* Copies what is left of the batch aside and waits for room. */
+static int hold(struct filewr *w, const struct iovec *iov, size_t n, uint64_t left)
+{
+    w->held = alloc_try((size_t)left);
+    if (w->held == NULL)
+        return -ENOMEM;
+    w->held_n = 0;
+    w->held_at = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (iov[i].iov_len > 0)
+            memcpy(w->held + w->held_n, iov[i].iov_base, iov[i].iov_len);
+        w->held_n += iov[i].iov_len;
+    }
+    w->state = FILEWR_BUSY;
+    return watch_set(&w->watch, WATCH_WRITE);
+}
+
+/* A regular file that took `done` bytes of the batch and then failed: cuts the begun packet off. */
+static void cut_to_packet(struct filewr *w, uint64_t done)
+{
+    uint64_t keep = 0;
+    for (size_t i = 0; i < w->npackets && w->ends[i] <= done; i++)
+        keep = w->ends[i];
+    w->written += keep;
+    off_t at = w->target == TARGET_FILE ? lseek(w->fd, 0, SEEK_CUR) : -1;
+    off_t excess = (off_t)(done - keep);
+    if (at < excess || excess == 0)
+        return;
+    if (ftruncate(w->fd, at - excess) == 0)
+        lseek(w->fd, at - excess, SEEK_SET);
+}
+
+int filewr_commit(struct filewr *w)
+{
+    struct iovec *iov = w->iov;
+    size_t n = w->niov;
+    uint64_t done = 0;
+    while (w->state == FILEWR_OPEN && done < w->batch) {
+        ssize_t got = write_some(w, iov, n);
+        int rc = got < 0 ? (int)got : 0;
+        if (got > 0) {
+            done += (uint64_t)got;
+            advance(&iov, &n, (size_t)got);
+        } else if (rc == -EAGAIN) {
+            rc = hold(w, iov, n, w->batch - done);
+            if (rc == 0)
+                break;
+        }
+        if (rc != 0) {
+            cut_to_packet(w, done);
+            w->state = FILEWR_FAILED;
+            filewr_begin(w);
+            return rc;
+        }
+    }
+    w->written += w->batch;
+    filewr_begin(w);
+    if (w->full && w->state == FILEWR_OPEN)
+        w->state = FILEWR_FULL;
+    return 0;
+}
+
+/* ---- later ---- */
+
+static void sync_file(const struct filewr *w)
+{
+    if (w->target == TARGET_FILE)
+        while (fdatasync(w->fd) != 0 && errno == EINTR)
+            ;
+}
+
+void filewr_drained(struct filewr *w)
+{
+    if (w->opt.sync_each && w->fd >= 0)
+        sync_file(w);
+}
+
+static void end(struct filewr *w)
+{
+    if (w->fd >= 0)
+        sync_file(w);
+    close_target(w);
+    w->done = true;
+}
+
+/* Nothing is held any more, or never will be written. The last call in whoever makes it: the owner
+ * may free the writer from `ready`. */
+static void settle(struct filewr *w, enum filewr_state state)
+{
+    free(w->held);
+    w->held = NULL;
+    w->state = state;
+    watch_set(&w->watch, 0);
+    if (w->finishing)
+        end(w);
+    w->opt.ready(w->opt.arg, w);
+}
+
+static void on_writable(void *arg, unsigned event)
+{
+    struct filewr *w = arg;
+    (void)event;
+    struct iovec rest = {w->held + w->held_at, w->held_n - w->held_at};
+    ssize_t got = write_some(w, &rest, 1);
+    if (got == -EAGAIN)
+        return;
+    if (got < 0) {
+        settle(w, FILEWR_FAILED);
+        return;
+    }
+    w->held_at += (size_t)got;
+    if (w->held_at == w->held_n)
+        settle(w, w->full ? FILEWR_FULL : FILEWR_OPEN);
+}
+
+static void on_give_up(void *arg)
+{
+    settle(arg, FILEWR_FAILED);
+}
+
+static void finish_now(void *arg)
+{
+    struct filewr *w = arg;
+    end(w);
+    w->opt.ready(w->opt.arg, w);
+}
+
+void filewr_finish(struct filewr *w, uint64_t timeout_ns)
+{
+    if (w->finishing)
+        return;
+    w->finishing = true;
+    if (w->state == FILEWR_BUSY)
+        deadline_arm(&w->give_up, timeout_ns);
+    else
+        reactor_defer(w->reactor, finish_now, w);
+}
+
+int filewr_create(const char *path, char *why, size_t whylen)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (fd >= 0 && fchmod(fd, 0644) == 0)
+        return fd;
+    int err = errno;
+    if (fd >= 0)
+        close(fd);
+    if (err == EEXIST)
+        snprintf(why, whylen, "output_path %s exists; remove it or choose another name", path);
+    else
+        snprintf(why, whylen,
+                 "cannot create output_path %s: %s; choose a folder that exists and "
+                 "that the service may write to",
+                 path, strerror(err));
+    return -err;
+}

@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* svc/filewr: service.md R160 to R172, on real files, pipes, sockets and full devices. */
+#include <criterion/criterion.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "reactor/chrono.h"
+#include "reactor/err.h"
+#include "reactor/reactor.h"
+#include "svc/filewr.h"
+
+static struct reactor *r;
+static struct filewr *w;
+static int ready_calls;
+static char dir[] = "/tmp/filewr.XXXXXX";
+static char path[64];
+
+static void on_ready(void *arg, struct filewr *who)
+{
+    (void)arg;
+    cr_expect_eq(who, w);
+    ready_calls++;
+}
+
+static void setup(void)
+{
+    r = reactor_new(NULL);
+    cr_assert_not_null(mkdtemp(dir));
+    snprintf(path, sizeof(path), "%s/out", dir);
+}
+
+static void teardown(void)
+{
+    filewr_free(w);
+    reactor_free(r);
+    unlink(path);
+    rmdir(dir);
+}
+
+TestSuite(filewr, .init = setup, .fini = teardown);
+
+static void start(int fd, uint64_t max_size)
+{
+    struct filewr_options opt = {
+        .fd = fd, .max_size = max_size, .sync_each = true, .ready = on_ready};
+    cr_assert_eq(filewr_new(r, &opt, &w), 0);
+}
+
+static int create_path(void)
+{
+    char why[200];
+    int fd = filewr_create(path, why, sizeof(why));
+    cr_assert_geq(fd, 0, "%s", why);
+    return fd;
+}
+
+/* Puts one packet of n bytes of value c, in two pieces. */
+static int put(struct packet_sink *sink, char c, size_t n)
+{
+    static char large[1 << 20], small[1 << 16]; /* small ones stay what they are */
+    static size_t used;
+    cr_assert(n <= 4096 ? used + n <= sizeof(small) : n <= sizeof(large));
+    char *block = n <= 4096 ? small + used : large;
+    used += n <= 4096 ? n : 0;
+    memset(block, c, n);
+    struct iovec parts[2] = {{block, n / 2}, {block + n / 2, n - n / 2}};
+    struct packet pkt = {parts, 2, n, 0};
+    return packet_put(sink, &pkt);
+}
+
+static size_t read_file(uint8_t *buf, size_t max)
+{
+    int fd = open(path, O_RDONLY);
+    ssize_t n = read(fd, buf, max);
+    close(fd);
+    cr_assert_geq(n, 0);
+    return (size_t)n;
+}
+
+static void finish(void)
+{
+    filewr_finish(w, CHRONO_SEC);
+    cr_expect_eq(ready_calls, 0, "never from inside the call");
+    reactor_settle(r);
+    cr_expect_eq(ready_calls, 1);
+    cr_expect(filewr_done(w));
+    cr_expect_eq(filewr_fd(w), -1);
+}
+
+Test(filewr, R162_packets_are_framed_as_a_trace)
+{
+    start(create_path(), 0);
+    struct packet_sink *sink = filewr_begin(w);
+    cr_expect_eq(put(sink, 'a', 3), 0);
+    struct packet empty = {NULL, 0, 0, 0};
+    cr_expect_eq(packet_put(sink, &empty), 0);
+    cr_expect_eq(put(sink, 'b', 200), 0);
+    cr_expect_eq(filewr_commit(w), 0);
+    filewr_drained(w);
+    sink = filewr_begin(w);
+    cr_expect_eq(put(sink, 'c', 1), 0);
+    cr_expect_eq(filewr_commit(w), 0);
+    cr_expect_eq(filewr_written(w), 5 + 2 + 203 + 3);
+    finish();
+    uint8_t got[512];
+    cr_assert_eq(read_file(got, sizeof(got)), 213);
+    cr_expect_arr_eq(got,
+                     "\x0A\x03"
+                     "aaa\x0A\x00\x0A\xC8\x01"
+                     "bbb",
+                     13);
+    cr_expect_arr_eq(got + 207,
+                     "bbb\x0A\x01"
+                     "c",
+                     6);
+}
+
+Test(filewr, many_small_packets_in_one_batch)
+{
+    enum { PACKETS = 5000 };
+    start(create_path(), 0);
+    struct packet_sink *sink = filewr_begin(w);
+    for (int i = 0; i < PACKETS; i++)
+        cr_assert_eq(put(sink, (char)('a' + i % 26), 2), 0);
+    cr_expect_eq(filewr_commit(w), 0);
+    finish();
+    static uint8_t got[PACKETS * 4 + 1];
+    cr_assert_eq(read_file(got, sizeof(got)), PACKETS * 4);
+    for (int i = 0; i < PACKETS; i++) {
+        uint8_t c = (uint8_t)('a' + i % 26);
+        uint8_t want[4] = {0x0A, 2, c, c};
+        cr_assert_arr_eq(got + i * 4, want, 4, "packet %d", i);
+    }
+}
+
+Test(filewr, R160_writes_start_at_the_current_offset)
+{
+    int fd = create_path();
+    cr_assert_eq(write(fd, "head", 4), 4);
+    start(fd, 0);
+    cr_expect_eq(put(filewr_begin(w), 'a', 1), 0);
+    cr_expect_eq(filewr_commit(w), 0);
+    finish();
+    uint8_t got[16];
+    cr_assert_eq(read_file(got, sizeof(got)), 7);
+    cr_expect_arr_eq(got,
+                     "head\x0A\x01"
+                     "a",
+                     7);
+}
+
+Test(filewr, R161_create_refuses_an_existing_file)
+{
+    char why[200] = "";
+    int fd = create_path();
+    struct stat st;
+    cr_assert_eq(fstat(fd, &st), 0);
+    cr_expect_eq(st.st_mode & 07777, 0644);
+    close(fd);
+    cr_expect_eq(filewr_create(path, why, sizeof(why)), -EEXIST);
+    cr_expect_not_null(strstr(why, path));
+    cr_expect_eq(filewr_create("/nonexistent/dir/f", why, sizeof(why)), -ENOENT);
+    cr_expect_not_null(strstr(why, "/nonexistent/dir/f"));
+}
+
+Test(filewr, R168_the_limit_is_never_reached)
+{
+    start(create_path(), 20);
+    struct packet_sink *sink = filewr_begin(w);
+    cr_expect_eq(put(sink, 'a', 8), 0);         /* 10 bytes */
+    cr_expect_eq(put(sink, 'b', 8), ERR_QUOTA); /* would be 20 */
+    cr_expect_eq(put(sink, 'c', 1), ERR_QUOTA, "nothing after it either");
+    cr_expect_eq(filewr_state(w), FILEWR_OPEN, "what precedes it is still to be written");
+    cr_expect_eq(filewr_commit(w), 0);
+    cr_expect_eq(filewr_state(w), FILEWR_FULL);
+    cr_expect_eq(put(filewr_begin(w), 'd', 1), ERR_QUOTA);
+    cr_expect_eq(filewr_commit(w), 0);
+    cr_expect_eq(filewr_written(w), 10);
+    finish();
+    uint8_t got[32];
+    cr_expect_eq(read_file(got, sizeof(got)), 10);
+}
+
+Test(filewr, R168_one_byte_below_the_limit_fits)
+{
+    start(create_path(), 21);
+    struct packet_sink *sink = filewr_begin(w);
+    cr_expect_eq(put(sink, 'a', 8), 0);
+    cr_expect_eq(put(sink, 'b', 8), 0);
+    cr_expect_eq(filewr_commit(w), 0);
+    cr_expect_eq(filewr_state(w), FILEWR_OPEN);
+    finish();
+}
+
+Test(filewr, R169_a_full_device_ends_the_file)
+{
+    int fd = open("/dev/full", O_WRONLY);
+    cr_assert_geq(fd, 0);
+    start(fd, 0);
+    cr_expect_eq(put(filewr_begin(w), 'a', 100), 0);
+    cr_expect_eq(filewr_commit(w), -ENOSPC);
+    cr_expect_eq(filewr_state(w), FILEWR_FAILED);
+    cr_expect_eq(filewr_written(w), 0);
+    cr_expect_eq(put(filewr_begin(w), 'a', 1), ERR_QUOTA);
+    finish();
+}
+
+Test(filewr, a_disk_that_fills_up_leaves_whole_packets)
+{
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit limit = {1000, 1000};
+    start(create_path(), 0);
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    struct packet_sink *sink = filewr_begin(w);
+    for (int i = 0; i < 5; i++)
+        cr_expect_eq(put(sink, (char)('a' + i), 300), 0); /* 303 bytes each */
+    cr_expect_eq(filewr_commit(w), -EFBIG);
+    cr_expect_eq(filewr_state(w), FILEWR_FAILED);
+    cr_expect_eq(filewr_written(w), 909);
+    finish();
+    uint8_t got[2000];
+    cr_assert_eq(read_file(got, sizeof(got)), 909, "the fourth packet was cut off again");
+    cr_expect_eq(got[908], 'c');
+}
+
+static void fill_batch(size_t bytes)
+{
+    struct packet_sink *sink = filewr_begin(w);
+    cr_expect_eq(put(sink, 'x', bytes - 4), 0);
+    cr_expect_eq(filewr_commit(w), 0);
+}
+
+/* Reads until n bytes came, letting the loop go on in between. */
+static size_t read_all(int fd, size_t n)
+{
+    static uint8_t buf[65536];
+    size_t got = 0;
+    for (int i = 0; got < n && i < 100000; i++) {
+        ssize_t k = read(fd, buf, sizeof(buf));
+        if (k > 0)
+            got += (size_t)k;
+        else
+            reactor_tick(r, 10 * CHRONO_MS);
+    }
+    return got;
+}
+
+static void slow_target(int ours, int theirs)
+{
+    fcntl(theirs, F_SETFL, O_NONBLOCK);
+    start(ours, 0);
+    enum { BATCH = 900000 };
+    fill_batch(BATCH);
+    cr_expect_eq(filewr_state(w), FILEWR_BUSY, "nobody reads: the rest waits");
+    cr_expect_eq(filewr_written(w), BATCH);
+    cr_expect_eq(put(filewr_begin(w), 'y', 1), ERR_QUOTA, "no second batch is held");
+    cr_expect_eq(read_all(theirs, BATCH), BATCH);
+    for (int i = 0; ready_calls == 0 && i < 1000; i++)
+        reactor_tick(r, CHRONO_MS);
+    cr_expect_eq(ready_calls, 1);
+    cr_expect_eq(filewr_state(w), FILEWR_OPEN);
+    close(theirs);
+}
+
+Test(filewr, R170_a_pipe_that_nobody_reads_does_not_block)
+{
+    int fds[2];
+    cr_assert_eq(pipe(fds), 0);
+    int consumers = dup(fds[1]);
+    slow_target(fds[1], fds[0]);
+    cr_expect_eq(fcntl(consumers, F_GETFL) & O_NONBLOCK, 0,
+                 "flags shared with whoever passed the descriptor stay as they were");
+    close(consumers);
+}
+
+Test(filewr, R170_a_socket_that_nobody_reads_does_not_block)
+{
+    int fds[2];
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+    slow_target(fds[1], fds[0]);
+}
+
+Test(filewr, R170_a_reader_that_goes_away_sends_no_signal)
+{
+    signal(SIGPIPE, SIG_DFL);
+    int fds[2];
+    cr_assert_eq(pipe(fds), 0);
+    start(fds[1], 0);
+    close(fds[0]);
+    cr_expect_eq(put(filewr_begin(w), 'a', 100), 0);
+    cr_expect_eq(filewr_commit(w), -EPIPE);
+    cr_expect_eq(filewr_state(w), FILEWR_FAILED);
+    sigset_t pending;
+    sigpending(&pending);
+    cr_expect_eq(sigismember(&pending, SIGPIPE), 0);
+    finish();
+}
+
+Test(filewr, a_reader_that_goes_away_while_data_is_held)
+{
+    signal(SIGPIPE, SIG_DFL);
+    int fds[2];
+    cr_assert_eq(pipe(fds), 0);
+    start(fds[1], 0);
+    fill_batch(500000);
+    cr_expect_eq(filewr_state(w), FILEWR_BUSY);
+    close(fds[0]);
+    for (int i = 0; ready_calls == 0 && i < 1000; i++)
+        reactor_tick(r, CHRONO_MS);
+    cr_expect_eq(ready_calls, 1);
+    cr_expect_eq(filewr_state(w), FILEWR_FAILED);
+}
+
+Test(filewr, finish_waits_for_what_is_held)
+{
+    int fds[2];
+    cr_assert_eq(pipe(fds), 0);
+    fcntl(fds[0], F_SETFL, O_NONBLOCK);
+    start(fds[1], 0);
+    fill_batch(300000);
+    filewr_finish(w, 3600 * CHRONO_SEC);
+    reactor_settle(r);
+    cr_expect_not(filewr_done(w));
+    cr_expect_eq(read_all(fds[0], 300000), 300000);
+    for (int i = 0; ready_calls == 0 && i < 1000; i++)
+        reactor_tick(r, CHRONO_MS);
+    cr_expect(filewr_done(w));
+    uint8_t byte;
+    cr_expect_eq(read(fds[0], &byte, 1), 0, "closed: the reader sees the end");
+    close(fds[0]);
+}
+
+Test(filewr, finish_gives_a_stuck_target_up)
+{
+    chrono_virtual_start(CHRONO_SEC);
+    int fds[2];
+    cr_assert_eq(pipe(fds), 0);
+    start(fds[1], 0);
+    fill_batch(300000);
+    filewr_finish(w, 5 * CHRONO_SEC);
+    reactor_advance(r, 4 * CHRONO_SEC);
+    cr_expect_not(filewr_done(w));
+    reactor_advance(r, 2 * CHRONO_SEC);
+    cr_expect(filewr_done(w));
+    cr_expect_eq(filewr_state(w), FILEWR_FAILED);
+    cr_expect_eq(ready_calls, 1);
+    close(fds[0]);
+    chrono_virtual_stop();
+}
+
+static void free_in_ready(void *arg, struct filewr *who)
+{
+    (void)arg;
+    filewr_free(who);
+    w = NULL;
+    ready_calls++;
+}
+
+Test(filewr, may_be_freed_from_ready)
+{
+    int fds[2];
+    cr_assert_eq(pipe(fds), 0);
+    fcntl(fds[0], F_SETFL, O_NONBLOCK);
+    struct filewr_options opt = {.fd = fds[1], .ready = free_in_ready};
+    cr_assert_eq(filewr_new(r, &opt, &w), 0);
+    fill_batch(300000);
+    read_all(fds[0], 300000);
+    for (int i = 0; ready_calls == 0 && i < 1000; i++)
+        reactor_tick(r, CHRONO_MS);
+    cr_expect_eq(ready_calls, 1);
+    close(fds[0]);
+}
