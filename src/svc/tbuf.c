@@ -140,6 +140,7 @@ static uint32_t get_sequence(struct tbuf *b, const struct copy *c)
     while (slot == 0 && b->policy == TBUF_RING && tbuf_seqtab_full(&b->seqs) &&
            tbuf_ring_evict_oldest(b))
         slot = tbuf_seq_get(&b->seqs, c->key, &c->in->client);
+    b->stats.sequences_forgotten = b->seqs.forgotten;
     return slot;
 }
 
@@ -525,7 +526,9 @@ static enum tbuf_outcome copy_unusual(struct tbuf *b, struct copy *c, uint32_t s
     case TBUF_PLACE_NEW:
         break;
     }
-    if ((s->state & TBUF_SEQ_HAS_LAST) != 0 && tbuf_id_diff(c->in->chunk_id, s->last_id) <= 0) {
+    bool newest = s->count > 0 && pos == s->count;
+    if (!newest && (s->state & TBUF_SEQ_HAS_LAST) != 0 &&
+        tbuf_id_diff(c->in->chunk_id, s->last_id) <= 0) {
         sample(b, slot, c);
         return copy_passed(b, c, slot, bytes, pos);
     }

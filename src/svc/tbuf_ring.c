@@ -23,10 +23,7 @@
 
 #include "svc/tbuf_read.h"
 
-#define HUGE_MIN       (UINT64_C(32) << 20) /* buffers from here on ask for huge pages */
-#define RESTART_MIN    (256u << 10) /* a restart is not worth it before so much was written */
-#define RESTART_BYTES  (64u << 10)  /* most that a restart takes along */
-#define RESTART_CHUNKS 512u
+#define HUGE_MIN (UINT64_C(32) << 20) /* buffers from here on ask for huge pages */
 
 #define LOSS_BITS 0x00FEu /* of tbuf_seq.last_loss: those that a packet reports */
 #define LOSS_EXPLAINS                                                                              \
@@ -59,6 +56,7 @@ int tbuf_ring_init(struct tbuf *b, uint64_t size)
     b->rd = size;
     b->walk_at = size;
     b->walk = 1;
+    b->restart_min = TBUF_RESTART_MIN;
     return 0;
 }
 
@@ -295,11 +293,11 @@ bool tbuf_ring_evict_oldest(struct tbuf *b)
 
 void tbuf_ring_restart(struct tbuf *b)
 {
-    if (b->wr < RESTART_MIN || b->live_bytes > RESTART_BYTES || b->live_chunks > RESTART_CHUNKS ||
-        b->policy != TBUF_RING)
+    if (b->wr < b->restart_min || b->live_bytes > TBUF_RESTART_BYTES ||
+        b->live_chunks > TBUF_RESTART_CHUNKS || b->policy != TBUF_RING)
         return;
-    struct tbuf_rec *moved[RESTART_CHUNKS];
-    uint8_t keep[RESTART_BYTES];
+    struct tbuf_rec *moved[TBUF_RESTART_CHUNKS];
+    uint8_t keep[TBUF_RESTART_BYTES];
     uint64_t kept = 0;
     uint32_t n = 0;
     for (struct tbuf_rec *r; n < b->live_chunks && (r = oldest(b)) != NULL; n++) {

@@ -26,6 +26,10 @@
 #include "svc/tbuf.h"
 #include "svc/tbuf_seq.h"
 
+#define TBUF_RESTART_MIN    (256u << 10) /* default of restart_min */
+#define TBUF_RESTART_BYTES  (64u << 10)  /* most that a restart takes along */
+#define TBUF_RESTART_CHUNKS 512u
+
 #define TBUF_REC_HDR     16u
 #define TBUF_PAYLOAD_MAX 65535u
 
@@ -67,8 +71,9 @@ struct tbuf {
     unsigned flags;
     bool sealed;
     bool read_only;
-    bool drained;       /* the last walk came to its end and nothing was written since */
-    uint64_t populated; /* first-lap memory taken ahead */
+    bool drained;         /* the last walk came to its end and nothing was written since */
+    uint64_t populated;   /* first-lap memory taken ahead */
+    uint64_t restart_min; /* a restart is not worth it before the cursor came so far */
 
     /* the reader */
     uint64_t rd;      /* age: everything older is GONE */

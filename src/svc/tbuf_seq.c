@@ -365,7 +365,7 @@ void tbuf_seq_pop(struct tbuf_seqtab *t, struct tbuf_seq *s)
 {
     s->head = (s->head + 1) & ((1u << s->log2cap) - 1);
     s->count--;
-    if (s->log2cap > 3 && s->count <= 1u << (s->log2cap - 3))
+    if (s->log2cap > 3 && s->count <= 1u << (s->log2cap - 2))
         (void)resize(t, s, (uint8_t)(s->log2cap - 1)); /* no memory: stays as it is */
     if (s->count == 0) {
         if (s->log2cap > 1)
