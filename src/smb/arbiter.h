@@ -41,6 +41,9 @@ struct arbiter_ops {
     /* Any thread, never with the lock held: see to it that arbiter_run() is called on the IPC
      * thread in delay_ms, or at the next opportunity when 0. Must not call it from inside. */
     void (*schedule)(void *ctx, uint32_t delay_ms);
+    /* [ipc] May more be sent now? When not, everything stays pending until arbiter_run(), which the
+     * client layer calls when its queue has drained. NULL = always. */
+    bool (*ready)(void *ctx);
     bool (*on_ipc_thread)(void *ctx);                  /* any thread */
     uint64_t (*now_ms)(void *ctx);                     /* any thread; monotonic */
     void (*wait_us)(void *ctx, uint32_t us);           /* any thread; NULL = nanosleep */

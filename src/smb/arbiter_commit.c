@@ -330,8 +330,15 @@ static void fill_wire(struct arbiter *arb)
 
 void arbiter_send(struct arbiter *arb, struct arbiter_acks *acks)
 {
+    bool ready = !arb->ops || !arb->ops->ready || arb->ops->ready(arb->ctx);
     pthread_mutex_lock(&arb->lock);
     bool bound = arbiter_fully_bound(arb);
+    if (bound && !ready) {
+        arb->soon = true; /* the next run takes it */
+        arbiter_acks_move(&arb->waiting, acks);
+        pthread_mutex_unlock(&arb->lock);
+        return;
+    }
     if (bound) {
         arbiter_acks_move(acks, &arb->waiting);
         take_pending(arb);

@@ -68,7 +68,9 @@ static struct writer *writer_make(struct arbiter *arb, uint32_t target, enum arb
     w->policy = policy;
     w->pbw.more = writer_more;
     patch_init(&w->patches);
-    arbiter_attach(arb, &w->client, target);
+    if (arb) {
+        arbiter_attach(arb, &w->client, target);
+    }
     return w;
 }
 

@@ -21,8 +21,8 @@ struct writer;
 
 /*
  * A writer for trace buffer `target_buffer` (DataSourceConfig.target_buffer). Registers itself with
- * the service (R36). With no id left, or after arbiter shutdown, it is a null writer, which
- * swallows everything (R35). NULL only when out of memory. Any thread.
+ * the service (R36). Without an arbiter (NULL), with no id left or after arbiter shutdown it is a
+ * null writer, which swallows everything (R35). NULL only when out of memory. Any thread.
  */
 struct writer *writer_new(struct arbiter *arb, uint16_t target_buffer, enum arbiter_policy policy);
 

@@ -684,3 +684,52 @@ Test(arbiter, hostile_service_cannot_overflow_the_request)
     f.applied = f.request_count;
     fake_fini(&f);
 }
+
+static bool open_gate;
+
+static bool gate(void *ctx)
+{
+    (void)ctx;
+    return open_gate;
+}
+
+/* A connection that takes no more holds everything back, acknowledgements included, and loses
+ * nothing. */
+Test(arbiter, not_ready_keeps_everything_pending)
+{
+    struct fake f;
+    int acks = 0;
+    fake_init(&f, 65536, 4096, (struct arbiter_cfg){.emulated = true});
+    f.ops.ready = gate;
+    open_gate = false;
+    struct writer *w = writer_new(f.arb, 1, ARBITER_DROP);
+    packet(w, "one");
+    writer_flush(w, note, &acks);
+    packet(w, "two");
+    writer_flush(w, NULL, NULL);
+    fake_run(&f);
+    cr_assert_eq(f.request_count, 0);
+    open_gate = true;
+    arbiter_run(f.arb);
+    cr_assert_eq(f.request_count, 1);
+    cr_assert_eq(f.requests[0].moves, 2);
+    cr_assert_eq(acks, 1);
+    writer_free(w);
+    fake_run(&f);
+    fake_fini(&f);
+}
+
+/* Without memory there is still a writer, and it swallows everything (R35). */
+Test(arbiter, writer_without_an_arbiter)
+{
+    int acks = 0;
+    struct writer *w = writer_new(NULL, 1, ARBITER_STALL_ABORT);
+    char xs[3000];
+    cr_assert_eq(writer_id(w), 0);
+    pbw_bytes(writer_begin(w), 1, memset(xs, 'x', sizeof(xs)), sizeof(xs));
+    writer_end(w);
+    writer_flush(w, note, &acks);
+    cr_assert_eq(acks, 1);
+    cr_assert_eq(writer_written(w), 0);
+    writer_free(w);
+}
