@@ -1,0 +1,413 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* svc/filter, svc/filter_code, svc/filter_strings: service.md R136 to R152. */
+#include <criterion/criterion.h>
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "reactor/bytesbuf.h"
+#include "reactor/err.h"
+#include "svc/filter.h"
+
+enum { END, SIMPLE, RANGE, NESTED, STRING, STRING_TYPE };
+#define OP(field, op) ((uint32_t)(field) << 3 | (op))
+
+static struct filter *f;
+static struct bytesbuf config;
+static char why[200];
+
+static void setup(void)
+{
+    bytesbuf_init(&config, 1 << 20);
+}
+
+static void teardown(void)
+{
+    filter_free(f);
+    bytesbuf_fini(&config);
+}
+
+TestSuite(filter, .init = setup, .fini = teardown);
+
+/* Adds the words and their checksum as a field of the TraceFilter. */
+static void add_code(uint32_t field, const uint32_t *w, size_t n)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    size_t mark = bytesbuf_pb_begin(&config, field);
+    for (size_t i = 0; i < n; i++) {
+        bytesbuf_put_varint(&config, w[i]);
+        for (int b = 0; b < 4; b++)
+            hash = (hash ^ (w[i] >> 8 * b & 0xFF)) * 0x100000001b3u;
+    }
+    bytesbuf_put_varint(&config, (uint32_t)hash);
+    bytesbuf_pb_end(&config, mark);
+}
+
+#define CODE(field, ...)                                                                           \
+    add_code(field, (const uint32_t[]){__VA_ARGS__}, sizeof((const uint32_t[]){__VA_ARGS__}) / 4)
+
+static int build(void)
+{
+    filter_free(f);
+    f = NULL;
+    why[0] = '\0';
+    int rc = filter_new(bytesbuf_view(&config), &f, why, sizeof(why));
+    cr_expect_eq(rc != 0, why[0] != '\0', "a refusal says why");
+    bytesbuf_clear(&config);
+    return rc;
+}
+
+/* Program whose message 1 (TracePacket) has the given instructions. */
+#define PACKET_CODE(...) CODE(2, OP(1, NESTED), 1, END, __VA_ARGS__, END)
+
+static struct packet out;
+
+/* Filters the bytes, cut in two at `cut`. */
+static bool run(const void *p, size_t n, int buffer)
+{
+    uint8_t *at = (uint8_t *)(uintptr_t)p;
+    struct iovec parts[2] = {{at, n / 3}, {at + n / 3, n - n / 3}};
+    struct packet in = {parts, 2, n, buffer};
+    bool failed = false;
+    cr_assert_eq(filter_packet(f, &in, &out, &failed), 0);
+    cr_expect_leq(out.size, n, "R145: never longer than the input");
+    cr_expect_eq(out.nparts, (size_t)(out.size > 0));
+    return !failed;
+}
+
+#define BYTES(...) (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__})
+#define B(...)     BYTES(__VA_ARGS__)
+
+static void expect_out(const uint8_t *want, size_t n)
+{
+    cr_assert_eq(out.size, n, "got %zu bytes, want %zu", out.size, n);
+    if (n > 0)
+        cr_expect_arr_eq(out.parts[0].iov_base, want, n);
+}
+
+Test(filter, R140_R142_invalid_bytecode_is_refused)
+{
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "no bytecode at all");
+    CODE(1, END);
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "R144: field 1 is not nested");
+    add_code(1, NULL, 0);
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "only a checksum: valid bytecode, but R144");
+    bytesbuf_pb_bytes(&config, 1, "\x0B\x01\x00\x00\x05", 5);
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "checksum");
+    CODE(1, OP(1, NESTED), 1, END, OP(0, SIMPLE), END);
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "field 0");
+    CODE(1, OP(1, NESTED), 1, END, OP(5, 6), END);
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "opcode 6");
+    CODE(1, OP(1, NESTED), 1, END, OP(5, 7), END);
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "opcode 7");
+    CODE(1, OP(1, NESTED), 1, END, OP(5, RANGE));
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "missing word");
+    CODE(1, OP(1, NESTED), 1, END, OP(5, SIMPLE));
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "no end of message");
+    CODE(1, OP(1, NESTED), 2, END, END);
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "message 2 of 2");
+    CODE(1, OP(1, NESTED), 1, END, OP(200, SIMPLE), OP(150, RANGE), 51, END);
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "overlap above 127");
+}
+
+Test(filter, R142_what_is_valid)
+{
+    CODE(1, OP(1, NESTED), 1, END, OP(200, SIMPLE), OP(150, RANGE), 50, END);
+    cr_expect_eq(build(), 0, "%s", why);
+    CODE(1, OP(1, NESTED), 1, END, OP(5, SIMPLE), OP(5, SIMPLE), END);
+    cr_expect_eq(build(), 0, "overlap below 128: %s", why);
+    CODE(1, OP(1, NESTED), 0, END);
+    cr_expect_eq(build(), 0, "a cycle: %s", why);
+    CODE(1, OP(1, NESTED), 1, END, OP(3, RANGE), 0, END);
+    cr_expect_eq(build(), 0, "an empty range: %s", why);
+    CODE(1, OP(1, NESTED), 1, END, OP(0x1FFFFFFF, RANGE), 0xFFFFFFFF, END);
+    cr_expect_eq(build(), 0, "a huge range costs nothing: %s", why);
+}
+
+Test(filter, R139_v2_wins_over_v1)
+{
+    CODE(1, OP(1, NESTED), 1, END, OP(8, SIMPLE), END);
+    CODE(2, OP(1, NESTED), 1, END, OP(9, SIMPLE), END);
+    cr_assert_eq(build(), 0, "%s", why);
+    cr_expect(run(B(0x40, 0x01, 0x48, 0x02), 0));
+    expect_out(B(0x48, 0x02));
+}
+
+Test(filter, R145_fields_pass_or_not)
+{
+    PACKET_CODE(OP(1, SIMPLE), OP(2, NESTED), 2, OP(3, STRING), OP(126, RANGE), 4, END,
+                OP(1, SIMPLE));
+    cr_assert_eq(build(), 0, "%s", why);
+    cr_expect(run(B(0x08, 0x05), 0));
+    expect_out(B(0x08, 0x05));
+    cr_expect(run(B(0x0D, 1, 2, 3, 4, 0x09, 1, 2, 3, 4, 5, 6, 7, 8), 0));
+    expect_out(B(0x0D, 1, 2, 3, 4, 0x09, 1, 2, 3, 4, 5, 6, 7, 8));
+    cr_expect(run(B(0x0A, 0x02, 0xFF, 0xFF), 0), "a simple submessage is not looked into");
+    expect_out(B(0x0A, 0x02, 0xFF, 0xFF));
+    cr_expect(run(B(0x20, 0x05, 0x25, 1, 2, 3, 4, 0x22, 0x01, 'x'), 0), "field 4 is not allowed");
+    expect_out(NULL, 0);
+    cr_expect(run(B(0x10, 0x05, 0x18, 0x05), 0), "numbers where messages or strings are allowed");
+    expect_out(NULL, 0);
+    cr_expect(run(B(0x12, 0x04, 0x08, 0x01, 0x10, 0x02), 0));
+    expect_out(B(0x12, 0x02, 0x08, 0x01));
+    cr_expect(run(B(0x12, 0x00), 0), "a nested field of length 0 stays");
+    expect_out(B(0x12, 0x00));
+    cr_expect(run(B(0x12, 0x02, 0x10, 0x02), 0), "all of a submessage removed");
+    expect_out(B(0x12, 0x00));
+    /* 126..129: the range crosses the end of the direct table. */
+    cr_expect(run(
+        B(0xE8, 0x07, 1, 0xF0, 0x07, 1, 0xF8, 0x07, 1, 0x80, 0x08, 1, 0x88, 0x08, 1, 0x90, 0x08, 1),
+        0));
+    expect_out(B(0xF0, 0x07, 1, 0xF8, 0x07, 1, 0x80, 0x08, 1, 0x88, 0x08, 1));
+}
+
+Test(filter, R145_widths)
+{
+    PACKET_CODE(OP(2, NESTED), 2, OP(8, SIMPLE), END, OP(1, SIMPLE));
+    cr_assert_eq(build(), 0, "%s", why);
+    cr_expect(run(B(0xC0, 0x80, 0x00, 0x85, 0x80, 0x00), 0), "redundant varints are shortened");
+    expect_out(B(0x40, 0x05));
+    /* 130 bytes of payload need two length bytes; what is left needs one and keeps two. */
+    uint8_t big[3 + 130] = {0x12, 0x82, 0x01, 0x08, 0x07, 0x12, 0x7D};
+    big[5 + 2 + 125 - 0] = 0x00;
+    big[3 + 129] = 0x00;
+    cr_expect(!run(big, sizeof(big), 0), "payload ends in the middle of a field");
+    uint8_t fits[3 + 130] = {0x12, 0x82, 0x01, 0x08, 0x07, 0x12, 0x7E};
+    cr_expect(run(fits, sizeof(fits), 0));
+    expect_out(B(0x12, 0x82, 0x00, 0x08, 0x07));
+}
+
+Test(filter, R137_R145_packets_that_do_not_parse_become_empty)
+{
+    PACKET_CODE(OP(8, SIMPLE), OP(2, NESTED), 1);
+    cr_assert_eq(build(), 0, "%s", why);
+    static const struct {
+        uint8_t bytes[16];
+        size_t n;
+        const char *what;
+    } bad[] = {
+        {{0x40}, 1, "tag only"},
+        {{0x40, 0x80}, 2, "half a varint"},
+        {{0x42, 0x05, 1}, 3, "length beyond the end"},
+        {{0x12, 0x02, 0x40, 0x80}, 4, "unfinished in a submessage"},
+        {{0x12, 0x02, 0x42, 0x01, 0x00}, 5, "longer than the enclosing message"},
+        {{0x43, 0x44}, 2, "groups"},
+        {{0x46, 0x00}, 2, "wire type 6"},
+        {{0x40, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01}, 12, "varint"},
+        {{0x41, 1, 2, 3}, 4, "half a fixed64"},
+    };
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        uint8_t packet[32] = {0x40, 0x07}; /* what came before must not leave either */
+        memcpy(packet + 2, bad[i].bytes, bad[i].n);
+        cr_expect(!run(packet, bad[i].n + 2, 0), "%s", bad[i].what);
+        expect_out(NULL, 0);
+    }
+    struct filter_stats stats;
+    filter_get_stats(f, &stats);
+    cr_expect_eq(stats.errors, sizeof(bad) / sizeof(bad[0]));
+    cr_expect_eq(stats.buffers, 0, "R138: failed packets are not attributed");
+    cr_expect(run(B(0x40, 0x07), 0), "the following packet is unaffected");
+    expect_out(B(0x40, 0x07));
+}
+
+Test(filter, nesting_without_end_is_bounded)
+{
+    PACKET_CODE(OP(2, NESTED), 1);
+    cr_assert_eq(build(), 0, "%s", why);
+    static uint8_t deep[4096];
+    size_t n = 0;
+    for (size_t left = 3000; n < 2000; left -= 3) { /* each level: tag, two length bytes */
+        deep[n++] = 0x12;
+        deep[n++] = (uint8_t)((left & 0x7F) | 0x80);
+        deep[n++] = (uint8_t)(left >> 7);
+    }
+    cr_expect(!run(deep, 3003, 0));
+    expect_out(NULL, 0);
+}
+
+Test(filter, R143_overlay)
+{
+    PACKET_CODE(OP(8, SIMPLE), OP(200, RANGE), 10);
+    CODE(4, 1, OP(9, SIMPLE), 0, 1, OP(204, STRING), 0, 1, OP(300, SIMPLE), 0);
+    cr_assert_eq(build(), 0, "%s", why);
+    cr_expect(
+        run(B(0x40, 1, 0x48, 2, 0xD8, 0x0C, 3, 0xE0, 0x0C, 4, 0xE8, 0x0C, 5, 0xE0, 0x12, 6), 0));
+    expect_out(B(0x40, 1, 0x48, 2, 0xD8, 0x0C, 3, 0xE8, 0x0C, 5, 0xE0, 0x12, 6));
+
+    PACKET_CODE(OP(8, SIMPLE));
+    add_code(4, NULL, 0);
+    cr_expect_eq(build(), 0, "an overlay with only a checksum: %s", why);
+    PACKET_CODE(OP(8, SIMPLE));
+    CODE(4, 1, OP(9, SIMPLE));
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "not a multiple of three");
+    PACKET_CODE(OP(8, SIMPLE));
+    CODE(4, 2, OP(9, SIMPLE), 0);
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "message beyond the base");
+    PACKET_CODE(OP(8, SIMPLE));
+    CODE(4, 1, OP(9, SIMPLE), 0, 1, OP(9, STRING), 0);
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "not strictly ascending");
+    PACKET_CODE(OP(8, SIMPLE));
+    CODE(4, 1, OP(9, NESTED), 0);
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "nested in an overlay");
+}
+
+Test(filter, R138_statistics)
+{
+    PACKET_CODE(OP(8, SIMPLE));
+    cr_assert_eq(build(), 0, "%s", why);
+    run(B(0x40, 1, 0x48, 2), 2);
+    run(B(0x40, 1, 0x48, 2), 0);
+    run(B(0x48, 2), PACKET_SERVICE);
+    filter_count_stats_packet(f, 100);
+    struct filter_stats s;
+    filter_get_stats(f, &s);
+    cr_expect_eq(s.input_packets, 4);
+    cr_expect_eq(s.input_bytes, 110);
+    cr_expect_eq(s.output_bytes, 104);
+    cr_expect_eq(s.errors, 0);
+    cr_assert_eq(s.buffers, 3);
+    cr_expect_arr_eq(s.discarded_per_buffer, ((uint64_t[]){2, 0, 2}), 3 * sizeof(uint64_t));
+}
+
+/* ---- string rules ---- */
+
+struct rule {
+    int policy;
+    const char *regex, *starts, *name;
+    int type; /* -1: none listed */
+};
+
+static void add_rules(uint32_t field, const struct rule *rules, size_t n)
+{
+    size_t chain = bytesbuf_pb_begin(&config, field);
+    for (size_t i = 0; i < n; i++) {
+        size_t one = bytesbuf_pb_begin(&config, 1);
+        bytesbuf_pb_varint(&config, 1, (uint64_t)rules[i].policy);
+        bytesbuf_pb_str(&config, 2, rules[i].regex);
+        if (rules[i].starts != NULL)
+            bytesbuf_pb_str(&config, 3, rules[i].starts);
+        if (rules[i].name != NULL)
+            bytesbuf_pb_str(&config, 4, rules[i].name);
+        if (rules[i].type >= 0)
+            bytesbuf_pb_varint(&config, 5, (uint64_t)rules[i].type);
+        bytesbuf_pb_end(&config, one);
+    }
+    bytesbuf_pb_end(&config, chain);
+}
+
+/* Field 3 is a string of type 0, field 4 one of type 2, field 5 one of type 200. */
+static int build_rules(const struct rule *rules, size_t n)
+{
+    PACKET_CODE(OP(3, STRING), OP(4, STRING_TYPE), 2, OP(5, STRING_TYPE), 200);
+    add_rules(3, rules, n);
+    return build();
+}
+
+static void expect_string(uint8_t field, const char *text, const char *want)
+{
+    uint8_t packet[256] = {(uint8_t)(field << 3 | 2), (uint8_t)strlen(text)};
+    memcpy(packet + 2, text, strlen(text));
+    cr_expect(run(packet, strlen(text) + 2, 0));
+    cr_assert_eq(out.size, strlen(text) + 2);
+    cr_expect_arr_eq((const uint8_t *)out.parts[0].iov_base + 2, want, strlen(text),
+                     "'%s' became '%.*s', not '%s'", text, (int)strlen(text),
+                     (const char *)out.parts[0].iov_base + 2, want);
+}
+
+#define RULES(...)                                                                                 \
+    cr_assert_eq(build_rules((const struct rule[]){__VA_ARGS__},                                   \
+                             sizeof((const struct rule[]){__VA_ARGS__}) / sizeof(struct rule)),    \
+                 0, "%s", why)
+
+Test(filter, R148_R150_the_table)
+{
+    RULES({1, "B\\|\\d+\\|foo (.*)", NULL, NULL, -1});
+    expect_string(3, "B|1234|foo 1234 bar baz", "B|1234|foo P60REDACTED-");
+    expect_string(3, "B|1234|foo 1234", "B|1234|foo P60R");
+    expect_string(3, "B|1234|fooo", "B|1234|fooo");
+    RULES({2, "B\\|\\d+\\|foo (.*)", "foo 2", NULL, -1});
+    expect_string(3, "B|1234|foo 1234 bar baz", "B|1234|foo 1234 bar baz");
+    RULES({2, "B\\|\\d+\\|(.*)", NULL, NULL, -1}, {1, "(.*)", NULL, NULL, -1});
+    expect_string(3, "B|1234|", "B|1234|");
+    RULES({2, "E\\|\\d+", NULL, NULL, -1});
+    expect_string(3, "E|1234", "E|1234");
+    RULES({3, "B\\|\\d+", NULL, NULL, -1}, {1, "B\\|(\\d+)", NULL, NULL, -1});
+    expect_string(3, "B|1234", "B|1234");
+    RULES({5, "x:(\\d+)", "foo", NULL, -1});
+    expect_string(3, "B|1234|foo x:1234 x:494 y:4904 x:dfja x:239039",
+                  "B|1234|foo x:P60R x:P60 y:4904 x:dfja x:P60RED");
+    RULES({5, "x:(\\d+)|y:(\\d+)", "foo", NULL, -1});
+    expect_string(3, "B|1234|foo x:1234 x:494 y:4904 x:dfja x:239039",
+                  "B|1234|foo x:P60R x:P60 y:P60R x:dfja x:P60RED");
+    RULES({2, "B\\|\\d+\\|pay(lo)ad1(\\d*)", "payload1", NULL, -1});
+    expect_string(3, "B|1023|payload1", "B|1023|payP6ad1");
+    expect_string(3, "B|1023|payload12", "B|1023|payP6ad1P");
+}
+
+Test(filter, R148_first_rule_that_ends_the_search)
+{
+    RULES({4, "B\\|1\\|keep", "keep", NULL, -1}, {1, "B\\|1\\|(.*)", NULL, NULL, -1});
+    expect_string(3, "B|1|keep", "B|1|keep");
+    expect_string(3, "B|1|lose", "B|1|P60R");
+    RULES({5, "()", NULL, NULL, -1}); /* matches of length 0 come to an end */
+    expect_string(3, "B|1|aaa", "B|1|aaa");
+}
+
+Test(filter, R149_atrace_precondition)
+{
+    RULES({2, "(.)(.*)", NULL, NULL, -1});
+    expect_string(3, "B|", "B|");
+    expect_string(3, "||x", "||x");
+    expect_string(3, "E|1", "E|1");
+    expect_string(3, "ab|", "PP6");
+}
+
+Test(filter, R147_semantic_types)
+{
+    RULES({1, "(.*)", NULL, NULL, -1});
+    expect_string(3, "abc", "P60");
+    expect_string(4, "abc", "abc");
+    expect_string(5, "abc", "P60"); /* a field's type of 128 or more matches every rule */
+    RULES({1, "(.*)", NULL, NULL, 2});
+    expect_string(3, "abc", "abc");
+    expect_string(4, "abc", "P60");
+    expect_string(5, "abc", "P60");
+    struct rule too_high = {1, "(.*)", NULL, NULL, 128};
+    cr_expect_eq(build_rules(&too_high, 1), ERR_BAD_CONFIG);
+}
+
+Test(filter, R146_named_rules_replace)
+{
+    PACKET_CODE(OP(3, STRING));
+    add_rules(3, (const struct rule[]){{1, "(a).*", NULL, "one", -1}, {3, "ab", NULL, "two", -1}},
+              2);
+    add_rules(5, (const struct rule[]){{1, "a(b)", NULL, "one", -1}, {1, "(c)", NULL, "three", -1}},
+              2);
+    cr_assert_eq(build(), 0, "%s", why);
+    expect_string(3, "ab", "aP"); /* the replaced rule kept its place before "two" */
+    expect_string(3, "ax", "ax");
+    expect_string(3, "c", "P");
+}
+
+Test(filter, R152_bad_rules_are_refused_with_a_reason)
+{
+    struct rule bad_regex = {1, "(", NULL, NULL, -1};
+    cr_expect_eq(build_rules(&bad_regex, 1), ERR_BAD_CONFIG);
+    cr_expect_not_null(strstr(why, "regex"));
+    struct rule no_policy = {0, "x", NULL, NULL, -1};
+    cr_expect_eq(build_rules(&no_policy, 1), ERR_BAD_CONFIG);
+    struct rule bad_policy = {6, "x", NULL, NULL, -1};
+    cr_expect_eq(build_rules(&bad_policy, 1), ERR_BAD_CONFIG);
+}
+
+Test(filter, R151_strings_of_any_bytes)
+{
+    RULES({1, "x(.*)", NULL, NULL, -1});
+    cr_expect(run(B(0x1A, 0x04, 'a', 0x00, 0xFF, 0xC3), 0));
+    expect_out(B(0x1A, 0x04, 'a', 0x00, 0xFF, 0xC3));
+    cr_expect(run(B(0x1A, 0x04, 'x', 0x00, 0xFF, 0xC3), 0));
+    expect_out(B(0x1A, 0x04, 'x', 'P', '6', '0'));
+    cr_expect(run(B(0x1A, 0x00), 0));
+    expect_out(B(0x1A, 0x00));
+}
