@@ -285,7 +285,7 @@ static int wait_once(struct reactor *r, uint64_t timeout_ns)
     int flags = EVLOOP_ONCE | EVLOOP_NO_EXIT_ON_EMPTY;
     bool timed = left != 0 && left / CHRONO_SEC < 86400;
     if (left == 0)
-        flags = EVLOOP_NONBLOCK;
+        flags = EVLOOP_ONCE | EVLOOP_NONBLOCK; /* without ONCE it loops while anything is ready */
     if (timed) {
         uint64_t us = (left + CHRONO_US - 1) / CHRONO_US;
         struct timeval tv = {.tv_sec = (time_t)(us / 1000000),
