@@ -160,7 +160,8 @@ int frame_reader_next(struct frame_reader *r, struct bytes_view *payload);
 /* Bytes of an incomplete frame that wait for the rest. */
 size_t frame_reader_pending(const struct frame_reader *r);
 
-/* Shrinks a buffer that was last used far below its size, frees an idle one. */
-void frame_reader_trim(struct frame_reader *r);
+/* Shrinks a buffer that was last used far below its size, frees an idle one. True when something
+ * was read since the last trim. */
+bool frame_reader_trim(struct frame_reader *r);
 
 #endif

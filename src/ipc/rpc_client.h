@@ -33,6 +33,8 @@ struct rpc_client_ops {
      * channel_ops.closed, or -errno of connect. Proxies were told before. May be NULL. The client
      * may be freed in it, or connected anew. */
     void (*disconnected)(void *arg, struct rpc_client *client, int reason);
+    /* Output is below its low mark after rpc_client_is_full(). May be NULL. */
+    void (*drained)(void *arg, struct rpc_client *client);
 };
 
 struct rpc_proxy_ops {
@@ -67,11 +69,13 @@ struct rpc_client *rpc_client_new(struct reactor *reactor, const struct rpc_clie
 void rpc_client_free(struct rpc_client *client);
 
 /* Starts connecting, with retries if the conf says so. 0, or -errno with a line in err (may be
- * NULL) when the address is malformed, or without retry for a failure that is known at once;
- * `disconnected` is then not called. -EISCONN when connected or connecting. */
+ * NULL) when the address is malformed or, without retry, when it fails at once: `disconnected` is
+ * then not called, but proxies that waited for this connection get theirs from the loop. -EISCONN
+ * when connected or connecting. After a loss it may be called again, with new proxies. */
 int rpc_client_connect(struct rpc_client *client, const char *address, char *err, size_t errlen);
 
-/* Takes over a connected socket instead (socketpair, inherited). 0 or -errno. */
+/* Takes over a connected socket instead (socketpair, inherited), owned also on failure. `connected`
+ * follows from the loop. 0 or -errno. */
 int rpc_client_adopt(struct rpc_client *client, int fd);
 
 /* Ends the connection; as a loss, with reason ERR_HANGUP, from the loop. */

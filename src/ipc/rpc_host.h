@@ -102,8 +102,8 @@ struct rpc_service_ops {
 struct rpc_host_conf {
     const char *label;           /* borrow: "producer", for messages */
     struct channel_conf channel; /* of each connection; want_fds is set per family */
-    /* Before a connection is taken: 0 to go on, else it is closed at once (ERR_QUOTA: too many of
-     * this uid). May be NULL. cred is copied into the connection afterwards. */
+    /* Before a connection is served, its credentials already known: 0 to go on, else it is closed
+     * at once and forgotten (ERR_QUOTA: too many of this uid). May be NULL. */
     int (*admit)(void *arg, struct rpc_conn *conn);
     /* A connection is over, after all services were told; runs once for each admitted one. May be
      * NULL. */

@@ -75,8 +75,8 @@ int sockname_connect_result(int fd);
 void sockname_explain_connect(const struct sockname *name, int error, char *err, size_t errlen);
 
 /* Addresses used when nobody says otherwise: the environment variable if present, even when empty,
- * else the default (R9, R10; decided once per process and kept). Never NULL. The producer one is
- * the whole variable: clients take it as one address, the service splits it. */
+ * else the default (R9, R10), which is decided once per process and kept. Never NULL. The producer
+ * one is the whole variable: clients take it as one address, the service splits it. */
 const char *sockname_producer(void);
 const char *sockname_consumer(void);
 

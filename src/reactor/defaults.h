@@ -49,4 +49,12 @@
 #define DEFAULTS_PRODUCER_SEND_MS 10u    /* R49 */
 #define DEFAULTS_CONSUMER_SEND_MS 10000u /* R49 */
 
+/* Sockets. A queue is checked before each frame, so one frame may reach over its cap. */
+#define DEFAULTS_IPC_OUT_CAP         (1u << 20) /* bytes that may wait for one peer */
+#define DEFAULTS_IPC_READ_BUDGET     65536u     /* bytes read from one peer per tick */
+#define DEFAULTS_IPC_LAST_READ       (1u << 20) /* read from a peer that is being dropped */
+#define DEFAULTS_IPC_ACCEPT_BURST    32u        /* connections accepted per tick and listener */
+#define DEFAULTS_IPC_FD_RESERVE      32u        /* descriptors that accepting leaves to the rest */
+#define DEFAULTS_IPC_ACCEPT_RETRY_MS 250u /* accepting tries again, when descriptors ran low */
+
 #endif
