@@ -379,7 +379,8 @@ int traceconf_parse_text(struct traceconf *tc, bool lossy, char *err, size_t err
     else
         (void)snprintf(err, errlen, "could not parse the trace config: %s", strerror(-rc));
     bytesbuf_fini(&text);
-    upb_DefPool_Free(pool);
+    if (pool != NULL)
+        upb_DefPool_Free(pool);
     return rc;
 }
 

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every cause of loss that a trace can tell of is named, with a remedy. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/losses.h"
+#include "protos/fieldnum.h"
+#include "reactor/bytesbuf.h"
+
+static struct losses *l;
+static struct bytesbuf b;
+
+static void setup(void)
+{
+    l = losses_new();
+    bytesbuf_init(&b, 1 << 20);
+}
+
+static void teardown(void)
+{
+    losses_free(l);
+    bytesbuf_fini(&b);
+}
+
+TestSuite(losses, .init = setup, .fini = teardown);
+
+static void feed(void)
+{
+    losses_packet(l, bytesbuf_view(&b));
+    bytesbuf_clear(&b);
+}
+
+static char *report(void)
+{
+    char *s;
+    size_t n;
+    FILE *f = open_memstream(&s, &n);
+
+    losses_report(l, f, "> ");
+    fclose(f);
+    return s;
+}
+
+static void expect(const char *fragment, unsigned causes)
+{
+    char *s = report();
+
+    cr_expect(strstr(s, fragment), "no '%s' in\n%s", fragment, s);
+    cr_expect_eq(losses_count(l), causes, "%u causes:\n%s", losses_count(l), s);
+    cr_expect(strncmp(s, "> ", 2) == 0);
+    free(s);
+}
+
+static void buffer_stat(uint32_t field, uint64_t value)
+{
+    size_t stats = bytesbuf_pb_begin(&b, PBF_TracePacket_trace_stats);
+    size_t buf = bytesbuf_pb_begin(&b, PBF_TraceStats_buffer_stats);
+
+    bytesbuf_pb_varint(&b, PBF_TraceStats_BufferStats_buffer_size, 64 << 10);
+    bytesbuf_pb_varint(&b, field, value);
+    bytesbuf_pb_end(&b, buf);
+    bytesbuf_pb_end(&b, stats);
+    feed();
+}
+
+static void stat(uint32_t field, uint64_t value)
+{
+    size_t stats = bytesbuf_pb_begin(&b, PBF_TracePacket_trace_stats);
+
+    bytesbuf_pb_varint(&b, field, value);
+    bytesbuf_pb_end(&b, stats);
+    feed();
+}
+
+Test(losses, nothing)
+{
+    cr_expect(!losses_has_stats(l));
+    stat(PBF_TraceStats_flushes_succeeded, 3);
+    cr_expect(losses_has_stats(l));
+    cr_expect_eq(losses_count(l), 0);
+}
+
+Test(losses, ring_buffer)
+{
+    buffer_stat(PBF_TraceStats_BufferStats_bytes_overwritten, 192 << 10);
+    expect("buffer 0 (64 KB) overwrote 192 KB", 1);
+    expect("size_kb: 320", 1);
+}
+
+Test(losses, last_statistics_count)
+{
+    buffer_stat(PBF_TraceStats_BufferStats_chunks_discarded, 5);
+    expect("refused 5 chunks; raise its size_kb", 1);
+    buffer_stat(PBF_TraceStats_BufferStats_bytes_read, 5);
+    cr_expect_eq(losses_count(l), 0);
+}
+
+Test(losses, patches)
+{
+    buffer_stat(PBF_TraceStats_BufferStats_patches_failed, 7);
+    expect("7 patches came too late for buffer 0", 1);
+}
+
+Test(losses, service_counters)
+{
+    static const struct {
+        uint32_t field;
+        const char *text;
+    } t[] = {
+        {PBF_TraceStats_chunks_discarded, "wrong buffer"},
+        {PBF_TraceStats_patches_discarded, "malformed patches"},
+        {PBF_TraceStats_invalid_packets, "did not parse"},
+        {PBF_TraceStats_flushes_failed, "flush_timeout_ms"},
+    };
+
+    for (size_t i = 0; i < sizeof(t) / sizeof(*t); i++) {
+        stat(t[i].field, 9);
+        expect(t[i].text, 1);
+        losses_free(l);
+        l = losses_new();
+    }
+    stat(PBF_TraceStats_final_flush_outcome, 2);
+    expect("last flush", 1);
+}
+
+static void packet(uint32_t seq, int pid, uint64_t dropped, uint64_t ts, size_t pad)
+{
+    char *p = calloc(1, pad + 1);
+
+    bytesbuf_pb_varint(&b, PBF_TracePacket_trusted_packet_sequence_id, seq);
+    if (pid)
+        bytesbuf_pb_varint(&b, PBF_TracePacket_trusted_pid, (uint64_t)pid);
+    if (dropped)
+        bytesbuf_pb_varint(&b, PBF_TracePacket_previous_packet_dropped, dropped);
+    bytesbuf_pb_varint(&b, PBF_TracePacket_timestamp, ts);
+    bytesbuf_pb_bytes(&b, PBF_TracePacket_for_testing, p, pad);
+    feed();
+    free(p);
+}
+
+Test(losses, a_bare_mark_on_a_first_packet_is_none)
+{
+    packet(2, 10, 1, 5, 3);
+    cr_expect_eq(losses_count(l), 0);
+    packet(2, 10, 1, 6, 3);
+    expect("1 holes", 1);
+}
+
+Test(losses, overwritten_sequences_are_told_by_the_buffer)
+{
+    packet(2, 10, 65, 5, 3);
+    packet(2, 10, 65, 6, 3);
+    cr_expect_eq(losses_count(l), 0);
+}
+
+Test(losses, shared_memory_full_names_process_and_size)
+{
+    size_t tree = bytesbuf_pb_begin(&b, PBF_TracePacket_process_tree);
+    size_t process = bytesbuf_pb_begin(&b, PBF_ProcessTree_processes);
+
+    bytesbuf_pb_varint(&b, PBF_ProcessTree_Process_pid, 77);
+    bytesbuf_pb_str(&b, PBF_ProcessTree_Process_cmdline, "/bin/app");
+    bytesbuf_pb_end(&b, process);
+    bytesbuf_pb_end(&b, tree);
+    feed();
+    for (int i = 0; i < 20; i++) /* 1.2 MB within 100 ms */
+        packet(3, 77, i == 5 ? 257 : 0, 1000000000ull + (uint64_t)i * 1000, 60000);
+    expect("process 77 (/bin/app) was full 1 times (sequence 3)", 1);
+    expect("shm_size_kb: 8192", 1);
+}
+
+static void cpu_stats(int phase, uint64_t overrun)
+{
+    size_t stats = bytesbuf_pb_begin(&b, PBF_TracePacket_ftrace_stats), cpu;
+
+    bytesbuf_pb_varint(&b, PBF_FtraceStats_phase, (uint64_t)phase);
+    cpu = bytesbuf_pb_begin(&b, PBF_FtraceStats_cpu_stats);
+    bytesbuf_pb_varint(&b, PBF_FtraceCpuStats_cpu, 3);
+    bytesbuf_pb_varint(&b, PBF_FtraceCpuStats_overrun, overrun);
+    bytesbuf_pb_end(&b, cpu);
+    bytesbuf_pb_varint(&b, PBF_FtraceStats_cpu_buffer_size_pages, 2048);
+    bytesbuf_pb_end(&b, stats);
+    feed();
+}
+
+Test(losses, kernel_buffer)
+{
+    cpu_stats(1, 100);
+    cpu_stats(2, 100);
+    cr_expect_eq(losses_count(l), 0, "the overruns were there before");
+    cpu_stats(2, 142);
+    expect("buffer of CPU 3 overran and dropped 42 events", 1);
+    expect("buffer_size_kb: 16384", 1);
+}
+
+Test(losses, kernel_bundles)
+{
+    size_t bundle = bytesbuf_pb_begin(&b, PBF_TracePacket_ftrace_events);
+
+    bytesbuf_pb_varint(&b, PBF_FtraceEventBundle_lost_events, 1);
+    bytesbuf_pb_end(&b, bundle);
+    feed();
+    expect("kernel's buffers overran 1 times", 1);
+}
+
+Test(losses, unknown_events)
+{
+    size_t stats = bytesbuf_pb_begin(&b, PBF_TracePacket_ftrace_stats);
+
+    bytesbuf_pb_str(&b, PBF_FtraceStats_unknown_ftrace_events, "no/such");
+    bytesbuf_pb_str(&b, PBF_FtraceStats_failed_ftrace_events, "bad\nname");
+    bytesbuf_pb_end(&b, stats);
+    feed();
+    expect("no/such, bad\\nname", 1);
+}
+
+Test(losses, any_bytes)
+{
+    uint8_t junk[64];
+
+    srand(1);
+    for (int i = 0; i < 20000; i++) {
+        for (size_t j = 0; j < sizeof(junk); j++)
+            junk[j] = (uint8_t)rand();
+        losses_packet(l, bytes_view(junk, (size_t)(i % 64)));
+    }
+    free(report());
+}
