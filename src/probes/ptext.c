@@ -138,7 +138,7 @@ static int hexval(char c)
 
 bool ptext_hex(struct ptext t, uint64_t *v)
 {
-    if (ptext_len(t) > 2 && t.p[0] == '0' && (t.p[1] == 'x' || t.p[1] == 'X'))
+    if (ptext_len(t) >= 2 && t.p[0] == '0' && (t.p[1] == 'x' || t.p[1] == 'X'))
         t.p += 2;
     uint64_t n = 0;
     unsigned digits = 0;

@@ -253,9 +253,9 @@ void fake_sink_fini(struct fake_sink *s)
     free(s->buf);
 }
 
-struct bundle_sink fake_sink_of(struct fake_sink *s)
+struct probe_sink fake_sink_of(struct fake_sink *s)
 {
-    return (struct bundle_sink){sink_begin, sink_end, s};
+    return (struct probe_sink){sink_begin, sink_end, s};
 }
 
 struct bytes_view fake_view(const struct fake_sink *s, unsigned packet)

@@ -63,7 +63,7 @@ struct fake_sink {
 
 void fake_sink_init(struct fake_sink *s);
 void fake_sink_fini(struct fake_sink *s);
-struct bundle_sink fake_sink_of(struct fake_sink *s);
+struct probe_sink fake_sink_of(struct fake_sink *s);
 
 /* ---- reading protobuf ---- */
 

@@ -16,8 +16,7 @@
 
 #define DESCRIPTOR_MAX 16384
 
-void bundle_init(struct bundle *b, const struct events *ev, struct bundle_sink sink,
-                 unsigned n_cpus)
+void bundle_init(struct bundle *b, const struct events *ev, struct probe_sink sink, unsigned n_cpus)
 {
     *b = (struct bundle){.sink = sink, .ev = ev, .n_cpus = n_cpus};
     b->last_ts = alloc_array(n_cpus, sizeof *b->last_ts);

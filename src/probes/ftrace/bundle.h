@@ -12,13 +12,7 @@
 #include "probes/ftrace/ksyms.h"
 #include "probes/ftrace/printflt.h"
 #include "probes/ftrace/rbpage.h"
-
-/* Where packets go: begin gives the fields' place, end completes the packet. */
-struct bundle_sink {
-    struct pbw *(*begin)(void *arg);
-    void (*end)(void *arg);
-    void *arg; /* borrow */
-};
+#include "probes/probe.h"
 
 /* FtraceClock (R48). */
 enum bundle_clock {
@@ -36,7 +30,7 @@ struct bundle_snapshot {
 };
 
 struct bundle {
-    struct bundle_sink sink;
+    struct probe_sink sink;
     const struct events *ev;          /* borrow */
     const uint64_t *filter;           /* borrow: bit set of event ids that this instance records */
     uint32_t filter_ids;              /* bits in it */
@@ -61,7 +55,7 @@ struct bundle {
 };
 
 /* An instance without filter: it records nothing until the fields above the gap are set. */
-void bundle_init(struct bundle *b, const struct events *ev, struct bundle_sink sink,
+void bundle_init(struct bundle *b, const struct events *ev, struct probe_sink sink,
                  unsigned n_cpus);
 void bundle_fini(struct bundle *b);
 

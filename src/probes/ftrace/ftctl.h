@@ -15,7 +15,7 @@ struct ftsub;
 
 /* What an ftrace instance (a subscription) needs from its data source. */
 struct ftctl_host {
-    struct bundle_sink sink; /* packets */
+    struct probe_sink sink; /* packets */
     /* A read pass ended: bundle metadata to be passed on, before it is forgotten (R19). */
     void (*pass)(void *arg, const struct ftmeta *meta);
     /* The flush asked for is complete: everything was read and written to the sink. */

@@ -238,7 +238,7 @@ int ftmux_setup(struct ftmux *m, const struct ftcfg *cfg, bool secondary, struct
         rc = ftmux_graph(m, cfg, why);
     if (rc) {
         ftmux_remove(m, c);
-        if (m->n_active == 0)
+        if (m->n_cfgs == 0)
             ftmux_reset_tracer(m);
         return rc;
     }

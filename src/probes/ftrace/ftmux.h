@@ -14,7 +14,7 @@
 #include "probes/u64set.h"
 #include "reactor/list.h"
 
-#define FTMUX_WHY_MAX 1024
+#define FTMUX_WHY_MAX PROBE_WHY_MAX
 
 /* A growing list of names for FtraceStats. All zero is empty. */
 struct ftmux_names {
