@@ -130,9 +130,9 @@ bool log_rate_pass(struct log_rate *rate, enum log_level level)
     if (!log_enabled(level))
         return false;
     uint64_t now = chrono_mono_ns();
-    if (rate->window_start == 0 || now - rate->window_start >= DEFAULTS_LOG_WINDOW_NS) {
+    if (rate->passed == 0 || now - rate->window_start >= DEFAULTS_LOG_WINDOW_NS) {
         uint32_t held = rate->held;
-        *rate = (struct log_rate){now != 0 ? now : 1, 0, 0};
+        *rate = (struct log_rate){now, 0, 0};
         if (held != 0)
             log_line(level, "%" PRIu32 " lines like the next one were left out", held);
     }

@@ -39,8 +39,8 @@ enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBU
 
 /* Rate limit state; zero-initialised. Used from one thread, or losing count harmlessly. */
 struct log_rate {
-    uint64_t window_start; /* 0: never used */
-    uint32_t passed;       /* lines in this window */
+    uint64_t window_start; /* monotonic */
+    uint32_t passed;       /* lines in this window; 0: never used */
     uint32_t held;         /* lines left out since the last report */
 };
 

@@ -285,7 +285,7 @@ static int wait_once(struct reactor *r, uint64_t timeout_ns)
     int flags = EVLOOP_ONCE | EVLOOP_NO_EXIT_ON_EMPTY;
     bool timed = left != 0 && left / CHRONO_SEC < 86400;
     if (left == 0)
-        flags = EVLOOP_ONCE | EVLOOP_NONBLOCK; /* without ONCE it loops while anything is ready */
+        flags |= EVLOOP_NONBLOCK; /* with ONCE, or libevent polls on while anything is ready */
     if (timed) {
         uint64_t us = (left + CHRONO_US - 1) / CHRONO_US;
         struct timeval tv = {.tv_sec = (time_t)(us / 1000000),
@@ -333,7 +333,7 @@ int reactor_run(struct reactor *r)
 {
     int err = 0;
     do
-        err = reactor_tick(r, REACTOR_FOREVER);
+        err = reactor_tick(r, r->stop ? 0 : REACTOR_FOREVER);
     while (err == 0 && !r->stop);
     r->stop = false;
     return err;

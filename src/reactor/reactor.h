@@ -44,7 +44,8 @@ void reactor_free(struct reactor *r);
 /* Ticks until reactor_stop. 0, or the -errno of a wait that failed. */
 int reactor_run(struct reactor *r);
 
-/* Ends reactor_run after the tick that is going on (or, when called before, after one tick). */
+/* Ends reactor_run after the tick that is going on (or, when called before, after one tick that
+ * does not wait). */
 void reactor_stop(struct reactor *r);
 
 /* One tick. timeout_ns bounds the wait: 0 polls, REACTOR_FOREVER waits for the next deadline or

@@ -23,7 +23,7 @@ static void on_signal(evutil_socket_t signo, short what, void *arg)
 
 int sig_init(struct sig *s, struct reactor *r, int signo, reactor_cb *cb, void *arg)
 {
-    if (signo <= 0 || signo >= NSIG)
+    if (signo <= 0 || signo >= NSIG || signo == SIGKILL || signo == SIGSTOP)
         return -EINVAL;
     struct event *ev = evsignal_new(r->base, signo, on_signal, s);
     if (ev == NULL)
