@@ -338,13 +338,27 @@ static int send_invoke(struct rpc_client *c, const struct rpc_proxy *proxy, uint
     return channel_used(c->ch, n + tail_len, fd);
 }
 
+/* Up to the last byte that a frame holds: a config may be as large as the wire allows (R30). */
+static bool fits_frame(const struct rpc_client *c, const struct rpc_proxy *proxy, uint32_t method,
+                       size_t len, bool drop)
+{
+    uint8_t head[FRAME_OVERHEAD], tail[FRAME_OVERHEAD];
+    size_t tail_len = 0;
+
+    if (len > FRAME_MAX)
+        return false;
+    size_t head_len = frame_invoke_head(head, c->next_id, proxy->service_id,
+                                        proxy->remote_id[method - 1], len, drop, tail, &tail_len);
+    return head_len + len + tail_len <= FRAME_MAX;
+}
+
 uint64_t rpc_proxy_invoke(struct rpc_proxy *proxy, uint32_t method, struct bytes_view args, int fd,
                           rpc_result_fn *fn, void *arg)
 {
     struct rpc_client *c = proxy->client;
     if (c == NULL || proxy->dead)
         return 0;
-    if (!rpc_proxy_has(proxy, method) || args.n > FRAME_BLOB_MAX) {
+    if (!rpc_proxy_has(proxy, method) || !fits_frame(c, proxy, method, args.n, fn == NULL)) {
         doom(c, proxy, fn, arg);
         return 0;
     }

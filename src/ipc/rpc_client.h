@@ -115,8 +115,8 @@ bool rpc_proxy_is_bound(const struct rpc_proxy *proxy);
 bool rpc_proxy_has(const struct rpc_proxy *proxy, uint32_t method);
 
 /* Invokes a method of our table. fn NULL: no reply wanted (drop_reply, R51). fd: -1 or borrowed.
- * A method the host did not list, an unbound proxy, args above FRAME_BLOB_MAX or a lost connection
- * reject from the loop (R53). Returns the request id, or 0 when nothing was sent. */
+ * A method the host did not list, an unbound proxy, args that do not fit one frame (R30) or a lost
+ * connection reject from the loop (R53). Returns the request id, or 0 when nothing was sent. */
 uint64_t rpc_proxy_invoke(struct rpc_proxy *proxy, uint32_t method, struct bytes_view args, int fd,
                           rpc_result_fn *fn, void *arg);
 
