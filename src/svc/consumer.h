@@ -42,7 +42,8 @@ struct consumer {
 
     uint32_t observed;      /* mask */
     struct bytesbuf events; /* ObservableEvents of this tick (R198) */
-    bool events_due;
+    bool events_due;        /* send_events is deferred */
+    bool events_hit;        /* a clone trigger hit is among them */
 };
 
 int consumer_new(struct service *svc, const struct service_consumer *p, uint64_t *endpoint);

@@ -23,6 +23,10 @@
 #include "svc/service_int.h"
 #include "svc/session_int.h"
 
+/* A config must still fit a frame after the service has added to it (R69); one that does not would
+ * cost the producer its connection. */
+#define CONFIG_MAX 130900
+
 const char *dsinst_state_name(enum dsinst_state state)
 {
     static const char *const names[] = {
@@ -134,7 +138,9 @@ struct dsinst *dsinst_setup(struct session *s, size_t entry, struct datasource *
     }
     struct dsconfig *config = make_config(s, entry);
     uint16_t target = (uint16_t)s->cfg->sources[entry].target;
-    int err = config ? producer_ensure_shmem(p, s->cfg) : -ENOMEM;
+    int err = !config                  ? -ENOMEM
+              : config->n > CONFIG_MAX ? ERR_QUOTA
+                                       : producer_ensure_shmem(p, s->cfg);
     if (!err)
         err = producer_allow(p, s->buffers[target].id);
     struct dsinst *i = alloc_new(struct dsinst);

@@ -32,12 +32,24 @@ struct level {
     uint32_t msg;       /* index in the bytecode */
 };
 
+#define BLOCK_SIZE (64u << 10) /* bytes of one piece of output memory */
+
+/* Output of a batch: it stays where it is until the next batch begins. */
+struct block {
+    struct block *next;
+    size_t cap;
+    uint8_t bytes[];
+};
+
 struct filter {
     struct filter_code *code;       /* own */
     struct filter_strings *strings; /* own */
     uint32_t root;                  /* message of Trace.packet */
-    uint8_t *in, *out;              /* own: cap bytes each */
+    uint8_t *in;                    /* own: the packet at hand in one piece, cap bytes */
     size_t cap;
+    struct block *blocks; /* own: the output of this batch, newest first */
+    uint8_t *out;         /* borrow: where the next output goes, in the newest block */
+    size_t room;          /* bytes left there */
     struct iovec part;
     struct filter_stats stats;
     uint64_t discarded[MAX_BUFFERS];
@@ -125,6 +137,30 @@ int filter_new(struct bytes_view trace_filter, struct filter **out, char *why, s
     return rc;
 }
 
+/* Frees all blocks but `keep`. */
+static void free_blocks(struct filter *f, struct block *keep)
+{
+    while (f->blocks) {
+        struct block *b = f->blocks;
+        f->blocks = b->next;
+        if (b != keep)
+            free(b);
+    }
+    if (keep)
+        keep->next = NULL;
+    f->blocks = keep;
+    f->out = keep ? keep->bytes : NULL;
+    f->room = keep ? keep->cap : 0;
+}
+
+void filter_begin(struct filter *f)
+{
+    struct block *keep = f->blocks;
+    while (keep && keep->cap > BLOCK_SIZE) /* one that a large packet needed */
+        keep = keep->next;
+    free_blocks(f, keep);
+}
+
 void filter_free(struct filter *f)
 {
     if (f == NULL)
@@ -132,7 +168,7 @@ void filter_free(struct filter *f)
     filter_code_free(f->code);
     filter_strings_free(f->strings);
     free(f->in);
-    free(f->out);
+    free_blocks(f, NULL);
     free(f);
 }
 
@@ -263,25 +299,38 @@ static bool filter_run(struct filter *f, size_t n, size_t *out_n)
     return true;
 }
 
+/* Room for n bytes of output behind what the batch has so far. */
+static int reserve_out(struct filter *f, size_t n)
+{
+    if (n <= f->room)
+        return 0;
+    size_t cap = n > BLOCK_SIZE ? n : BLOCK_SIZE;
+    struct block *b = alloc_try(sizeof(*b) + cap);
+    if (b == NULL)
+        return -ENOMEM;
+    b->cap = cap;
+    b->next = f->blocks;
+    f->blocks = b;
+    f->out = b->bytes;
+    f->room = cap;
+    return 0;
+}
+
+/* Room for a packet of n bytes in one piece, and for its output, which is never longer. */
 static int reserve(struct filter *f, size_t n)
 {
-    if (n <= f->cap)
-        return 0;
-    size_t cap = f->cap == 0 ? 4096 : f->cap;
-    while (cap < n)
-        cap *= 2;
-    uint8_t *in = alloc_try(cap), *out = alloc_try(cap);
-    if (in == NULL || out == NULL) {
-        free(in);
-        free(out);
-        return -ENOMEM;
+    if (n > f->cap) {
+        size_t cap = f->cap == 0 ? 4096 : f->cap;
+        while (cap < n)
+            cap *= 2;
+        uint8_t *in = alloc_try(cap);
+        if (in == NULL)
+            return -ENOMEM;
+        free(f->in);
+        f->in = in;
+        f->cap = cap;
     }
-    free(f->in);
-    free(f->out);
-    f->in = in;
-    f->out = out;
-    f->cap = cap;
-    return 0;
+    return reserve_out(f, n);
 }
 
 static void count(struct filter *f, const struct packet *in, size_t out_n, bool ok)
@@ -311,6 +360,8 @@ int filter_packet(struct filter *f, const struct packet *in, struct packet *out,
     if (!ok)
         n = 0;
     f->part = (struct iovec){f->out, n};
+    f->out += n;
+    f->room -= n;
     *out = (struct packet){&f->part, n > 0, n, in->buffer};
     count(f, in, n, ok);
     f->stats.time_taken_ns += chrono_mono_ns() - start;

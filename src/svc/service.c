@@ -66,21 +66,27 @@ static void let_go(struct service *svc)
     } while (!list_empty(&svc->leaving) && chrono_mono_ns() < end);
 }
 
-void service_free(struct service *svc)
+void service_end(struct service *svc)
 {
     if (!svc)
         return;
     svc->ending = true;
-    list_for_each_safe (it, tmp, &svc->sessions)
-        session_free(list_entry(it, struct session, node), NULL);
+    while (!list_empty(&svc->sessions))
+        session_free(list_first(&svc->sessions, struct session, node), NULL);
     let_go(svc);
     list_for_each_safe (it, tmp, &svc->leaving) {
         struct session *s = list_entry(it, struct session, node);
-        log_warn("session %" PRIu64
-                 ": its file did not take all data in time; what is left is lost",
+        log_warn("session %" PRIu64 ": its file did not take all data in time; the rest is lost",
                  s->id);
         session_destroy(s);
     }
+}
+
+void service_free(struct service *svc)
+{
+    if (!svc)
+        return;
+    service_end(svc);
     list_for_each_safe (it, tmp, &svc->consumers)
         consumer_destroy(list_entry(it, struct consumer, node));
     list_for_each_safe (it, tmp, &svc->producers)

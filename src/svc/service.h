@@ -43,8 +43,12 @@ struct service_options {
 /* *out: own, service_free. The reactor must have been made with msg_table. 0 or -errno. */
 int service_new(struct reactor *r, const struct service_options *opt, struct service **out);
 
-/* Ends all sessions at once (files get their last data), tells nobody, and frees everything.
- * Reactor ticks are run to let actors die. NULL allowed. */
+/* Ends all sessions: their consumers are told and their files get the last data, for which ticks of
+ * the reactor are run for a bounded time. To be called before the transports go. NULL allowed. */
+void service_end(struct service *svc);
+
+/* Ends all sessions and frees everything; a few ticks of the reactor are run to let actors die.
+ * NULL allowed. */
 void service_free(struct service *svc);
 
 /* ---- endpoints ---- */

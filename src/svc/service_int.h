@@ -100,7 +100,8 @@ struct service {
     struct task drain;       /* svc/drain */
     struct list drain_queue; /* struct producer.drain_node: who has work, in turn */
 
-    struct list cooldowns;   /* struct service_cooldown, oldest first */
+    struct list cooldowns; /* struct service_cooldown, oldest first */
+    uint32_t nactivations;
     struct list activations; /* struct service_activation, oldest first */
     struct list relays;      /* struct service_relay */
     struct list boosts;      /* struct boost.node: who wants our thread to run faster */

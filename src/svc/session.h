@@ -111,9 +111,9 @@ void session_trigger_activate(struct service *svc, struct producer *p, struct by
 
 /* ---- clones (12.8) ---- */
 
-/* CloneSession: request is encoded, fd is taken. Answered with MSG_CP_REPLY to the transport of c.
- */
-void session_clone_request(struct consumer *c, uint64_t cookie, struct bytes_view request, int fd);
+/* CloneSession: request is encoded, fd is taken. The answer goes to c's clone_cookie, at once or
+ * when the clone is complete. */
+void session_clone_request(struct consumer *c, struct bytes_view request, int fd);
 
 /* ---- observing (12.4) ---- */
 

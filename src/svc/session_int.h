@@ -88,6 +88,8 @@ uint32_t session_read_sequence(struct session *s, uint32_t machine_id, uint16_t 
 /* ---- session_file ---- */
 void session_file_init(struct session *s);
 int session_file_open(struct session *s, int fd, char *why, size_t whylen);
+/* A clone writes into fd, which is taken (R221). */
+int session_file_adopt(struct session *s, int fd);
 void session_file_start(struct session *s); /* R21.6 */
 bool session_file_flushes_before(const struct session *s);
 uint32_t session_file_flush_period(const struct session *s);
@@ -104,5 +106,7 @@ void session_trigger_forget(struct service *svc); /* frees the history of activa
 
 /* ---- session_clone ---- */
 void session_clone_abort_all(struct session *s);
+/* The file of a clone is complete. */
+void session_clone_file_done(struct session *s);
 
 #endif

@@ -25,6 +25,8 @@
 #include "svc/tbuf.h"
 #include "svc/tracecfg.h"
 
+struct filecopy;
+
 /* One entry of TraceConfig.buffers. */
 struct session_buffer {
     struct session *session; /* borrow */
@@ -58,10 +60,10 @@ struct session_concurrent {
     uint64_t size;
 };
 
-#define SESSION_FLUSH_EVENTS  64   /* history of flush_started and all_data_sources_flushed */
-#define SESSION_CONCURRENT    4096 /* R135 */
-#define SESSION_SLOW_NAMES    32   /* R23, R96 */
-#define SESSION_INSTANCES_MAX 65536
+#define SESSION_FLUSH_EVENTS  64    /* history of flush_started and all_data_sources_flushed */
+#define SESSION_CONCURRENT    4096  /* R135 */
+#define SESSION_SLOW_NAMES    32    /* R23, R96 */
+#define SESSION_INSTANCES_MAX 16384 /* their ids must fit one Flush command */
 
 /* Called once when a flush is over. s is NULL when the session has gone. */
 typedef void session_flush_done(void *arg, struct session *s, uint64_t cookie, bool ok);
@@ -155,7 +157,9 @@ struct session {
     struct filewr *file; /* own; NULL: does not write into a file, or no longer */
     struct task drain;
     struct deadline drain_timer;
-    bool draining, drain_final, drain_again;
+    bool draining;   /* a drain is going on */
+    bool file_final; /* the last drain was asked for: session_stopped follows */
+    bool file_over;  /* nothing more is written, the file is being closed */
 
     /* svc/session_trigger */
     struct list triggers; /* struct session_trigger, in order of arrival */
@@ -168,6 +172,8 @@ struct session {
     struct list clones;                    /* struct session_clone, of which this is the source */
     struct session_trigger *clone_trigger; /* own: for clone_snapshot_trigger (R220) */
     bool clone_trigger_done;
+    struct filecopy *copy; /* own; NULL: none was made (R211) */
+    bool clone_had_file;   /* its data went into a file, too (R221) */
 
     struct boost boost; /* priority of our thread (R254) */
 };

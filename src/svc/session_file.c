@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Writing a session into its file (service.md section 10): when it is drained, which flushes go
+ * with that, and how it ends. A drain is a task that writes one batch per slice; while the file
+ * cannot take more the drain waits, and the trace buffer goes on taking data. The file is owned
+ * from session_file_open until it is closed, and while it is there ReadBuffers gives nothing.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "reactor/alloc.h"
+#include "reactor/chrono.h"
+#include "reactor/defaults.h"
+#include "reactor/err.h"
+#include "reactor/log.h"
+#include "svc/service_int.h"
+#include "svc/session_int.h"
+
+#define FILE_BATCH      1048576          /* bytes, R165 */
+#define FLAGS_PERIODIC  0x11             /* R164 */
+#define FINISH_PATIENCE (5 * CHRONO_SEC) /* for a pipe that nobody reads */
+
+enum { MODE_DISABLED = 2, MODE_ENABLED = 3 }; /* TraceConfig.WriteFlushMode */
+
+/* ---- policy (R163) ---- */
+
+static uint32_t drain_period(const struct session *s)
+{
+    uint32_t ms = s->cfg->file_write_period_ms;
+    if (ms == 0)
+        return DEFAULTS_DRAIN_MS;
+    return ms < DEFAULTS_DRAIN_MIN_MS ? DEFAULTS_DRAIN_MIN_MS : ms;
+}
+
+bool session_file_flushes_before(const struct session *s)
+{
+    uint32_t mode = s->cfg->write_flush_mode;
+    return mode == MODE_ENABLED ||
+           (mode != MODE_DISABLED && drain_period(s) > DEFAULTS_AUTO_FLUSH_MS);
+}
+
+uint32_t session_file_flush_period(const struct session *s)
+{
+    if (!s->cfg->write_into_file || s->cfg->write_flush_mode == MODE_DISABLED)
+        return s->cfg->flush_period_ms;
+    return session_file_flushes_before(s) ? 0 : DEFAULTS_AUTO_FLUSH_MS;
+}
+
+/* ---- the end of a file ---- */
+
+static void close_file(struct session *s)
+{
+    filewr_free(s->file);
+    s->file = NULL;
+    s->draining = false;
+    if (s->state == SESSION_CLONED)
+        session_clone_file_done(s);
+    else if (s->file_final)
+        session_stopped(s);
+}
+
+/* Nothing more is written; close_file follows from the loop. */
+static void end_file(struct session *s)
+{
+    if (s->file_over)
+        return;
+    s->file_over = true;
+    s->draining = false;
+    filewr_finish(s->file, FINISH_PATIENCE);
+}
+
+/* The file is full or broken (R168, R169). */
+static void end_early(struct session *s)
+{
+    if (filewr_state(s->file) == FILEWR_FAILED)
+        log_warn("session %" PRIu64 ": writing into its file failed; the session ends", s->id);
+    else
+        log_info("session %" PRIu64 ": its file has reached max_file_size_bytes; the session ends",
+                 s->id);
+    end_file(s);
+    if (session_running(s))
+        session_disable(s, NULL);
+}
+
+static void on_ready(void *arg, struct filewr *w)
+{
+    struct session *s = arg;
+    if (filewr_done(w))
+        close_file(s);
+    else if (s->draining)
+        task_wake(&s->drain);
+}
+
+/* ---- one drain ---- */
+
+static void arm(struct session *s)
+{
+    uint64_t period = (uint64_t)drain_period(s) * CHRONO_MS;
+    deadline_arm(&s->drain_timer, period - chrono_mono_ns() % period);
+}
+
+static void drained(struct session *s)
+{
+    s->draining = false;
+    filewr_drained(s->file);
+    if (s->file_final)
+        end_file(s);
+    else
+        arm(s);
+}
+
+/* Writes one batch. */
+static enum task_result run(void *arg, struct task_budget *budget)
+{
+    struct session *s = arg;
+    bool more = false;
+    (void)budget;
+    if (!s->file || s->file_over || !s->draining || filewr_state(s->file) == FILEWR_BUSY)
+        return TASK_DONE; /* on_ready wakes us */
+    if (filewr_state(s->file) == FILEWR_OPEN && !session_trigger_waiting(s)) {
+        int err = session_read_batch(s, FILE_BATCH, filewr_begin(s->file), &more);
+        if (err < 0)
+            log_warn("session %" PRIu64 ": reading for its file failed: %s", s->id, err_text(err));
+        filewr_commit(s->file);
+    }
+    enum filewr_state state = filewr_state(s->file);
+    if (state == FILEWR_FULL || state == FILEWR_FAILED) {
+        end_early(s);
+        return TASK_DONE;
+    }
+    if (more)
+        return state == FILEWR_BUSY ? TASK_DONE : TASK_AGAIN;
+    drained(s);
+    return TASK_DONE;
+}
+
+static void begin(struct session *s)
+{
+    s->draining = true;
+    task_wake(&s->drain);
+}
+
+static void flushed(void *arg, struct session *s, uint64_t cookie, bool ok)
+{
+    (void)arg;
+    (void)cookie;
+    (void)ok; /* R164: the drain comes whatever the outcome */
+    if (s && s->file && !s->file_over && !s->draining && !s->file_final)
+        begin(s);
+}
+
+static void on_timer(void *arg)
+{
+    struct session *s = arg;
+    if (!s->file || s->file_over || s->draining)
+        return;
+    if (session_running(s) && session_file_flushes_before(s))
+        session_flush_start(s, 0, FLAGS_PERIODIC, SESSION_FLUSH_ALL, flushed, NULL, 0);
+    else
+        begin(s);
+}
+
+/* ---- what the session asks ---- */
+
+void session_file_init(struct session *s)
+{
+    task_init(&s->drain, s->svc->reactor, "file drain", run, s);
+    deadline_init(&s->drain_timer, s->svc->reactor, "file drain timer", on_timer, s);
+}
+
+/* V23, V24: the descriptor to write to; -1 with a line in why. Takes fd. */
+static int target(const struct session *s, int fd, char *why, size_t whylen)
+{
+    struct bytes_view path = s->cfg->output_path;
+    if (!path.n) {
+        if (fd < 0)
+            snprintf(why, whylen,
+                     "write_into_file needs an output_path, or a file descriptor with the request");
+        return fd;
+    }
+    if (fd >= 0)
+        close(fd);
+    if (memchr(path.p, '\0', path.n)) {
+        snprintf(why, whylen, "output_path holds a NUL byte");
+        return -1;
+    }
+    char *text = alloc_strndup((const char *)path.p, path.n);
+    fd = filewr_create(text, why, whylen);
+    free(text);
+    return fd < 0 ? -1 : fd;
+}
+
+int session_file_open(struct session *s, int fd, char *why, size_t whylen)
+{
+    if (!s->cfg->write_into_file) { /* R160 */
+        if (fd >= 0)
+            close(fd);
+        return 0;
+    }
+    const struct filewr_options opt = {
+        .fd = target(s, fd, why, whylen),
+        .max_size = s->cfg->max_file_size_bytes,
+        .sync_each = s->cfg->fflush_post_write == 2,
+        .ready = on_ready,
+        .arg = s,
+    };
+    if (opt.fd < 0)
+        return ERR_BAD_CONFIG;
+    int err = filewr_new(s->svc->reactor, &opt, &s->file);
+    if (err)
+        snprintf(why, whylen, "the output file cannot be used: %s", err_text(err));
+    return err;
+}
+
+int session_file_adopt(struct session *s, int fd)
+{
+    const struct filewr_options opt = {.fd = fd, .ready = on_ready, .arg = s};
+    return filewr_new(s->svc->reactor, &opt, &s->file);
+}
+
+void session_file_start(struct session *s)
+{
+    arm(s);
+}
+
+void session_file_finish(struct session *s)
+{
+    s->emit_stats = true;
+    s->file_final = true;
+    deadline_cancel(&s->drain_timer);
+    if (!s->file_over)
+        begin(s);
+}
+
+void session_file_free(struct session *s)
+{
+    task_stop(&s->drain);
+    deadline_cancel(&s->drain_timer);
+    filewr_free(s->file);
+    s->file = NULL;
+}
