@@ -578,7 +578,7 @@ Test(bundle, random_records_never_leave_their_bounds)
 
 Test(bundle, evtab_is_sorted_and_complete)
 {
-    struct evtab_event a, b, e;
+    struct evtab_event a = {0}, b, e;
     size_t fields = 0;
     cr_assert_eq(evtab_count(), 594);
     for (size_t i = 0; i < evtab_count(); i++) {
