@@ -311,16 +311,22 @@ static uint64_t wire_int32(int32_t v)
     return (uint64_t)(int64_t)v;
 }
 
-size_t frame_put_identity(uint8_t *buf, int32_t pid, int32_t uid, struct bytes_view hint,
-                          struct bytes_view name)
+static size_t put_identity(uint8_t *buf, uint64_t request_id, int32_t pid, int32_t uid,
+                           struct bytes_view hint, struct bytes_view name)
 {
     size_t len = num_size(wire_int32(pid)) + num_size(wire_int32(uid)) + blob_size(hint.n) +
                  blob_size(name.n);
-    uint8_t *p = put_start(buf, 0, FRAME_IDENTITY, len);
+    uint8_t *p = put_start(buf, request_id, FRAME_IDENTITY, len);
     p = put_num(p, IDENTITY_PID, wire_int32(pid));
     p = put_num(p, IDENTITY_UID, wire_int32(uid));
     p = put_blob(p, IDENTITY_HINT, hint);
     return (size_t)(put_blob(p, IDENTITY_NAME, name) - buf);
+}
+
+size_t frame_put_identity(uint8_t *buf, int32_t pid, int32_t uid, struct bytes_view hint,
+                          struct bytes_view name)
+{
+    return put_identity(buf, 0, pid, uid, hint, name);
 }
 
 size_t frame_put_rejected(uint8_t *buf, uint64_t request_id)
@@ -445,8 +451,8 @@ int frame_put(const struct frame *f, uint8_t *buf, size_t cap, size_t *len)
         *len = frame_put_error(buf, f->request_id, f->u.error.text);
         break;
     case FRAME_IDENTITY:
-        *len = frame_put_identity(buf, f->u.identity.pid, f->u.identity.uid, f->u.identity.hint,
-                                  f->u.identity.name);
+        *len = put_identity(buf, f->request_id, f->u.identity.pid, f->u.identity.uid,
+                            f->u.identity.hint, f->u.identity.name);
         break;
     case FRAME_NONE:
         bytes_store32(buf, (uint32_t)num_size(f->request_id));

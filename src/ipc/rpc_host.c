@@ -88,10 +88,17 @@ static int send_rejected(struct rpc_conn *conn, uint64_t request_id)
     return p == NULL ? ERR_STALLED : channel_used(conn->ch, frame_put_rejected(p, request_id), -1);
 }
 
+/* Up to the last byte that a frame holds (R30). */
+static bool fits_frame(const struct rpc_reply *r, bool has_more, size_t n)
+{
+    uint8_t head[FRAME_OVERHEAD];
+    return n <= FRAME_MAX && frame_reply_head(head, r->request_id, has_more, n) + n <= FRAME_MAX;
+}
+
 static int refuse_size(struct rpc_reply *r, size_t n)
 {
-    log_warn_limited("a reply of %zu bytes was replaced by a rejection: the protocol allows %u", n,
-                     FRAME_BLOB_MAX);
+    log_warn_limited("a reply of %zu bytes was replaced by a rejection: a frame holds %u", n,
+                     FRAME_MAX);
     rpc_reply_reject(r);
     return -EMSGSIZE;
 }
@@ -100,7 +107,7 @@ int rpc_reply_send(struct rpc_reply *r, struct bytes_view msg, bool has_more, in
 {
     if (!rpc_reply_pending(r))
         return 0;
-    if (msg.n > FRAME_BLOB_MAX)
+    if (!fits_frame(r, has_more, msg.n))
         return refuse_size(r, msg.n);
     uint64_t id = 0;
     struct rpc_conn *conn = answer_to(r, has_more, &id);
@@ -128,7 +135,7 @@ int rpc_reply_sendv(struct rpc_reply *r, struct iovec *iov, int iovcnt, bool has
     size_t total = 0;
     for (int i = 1; i < iovcnt; i++)
         total += iov[i].iov_len;
-    if (total > FRAME_BLOB_MAX)
+    if (!fits_frame(r, has_more, total))
         return refuse_size(r, total);
     uint64_t id = 0;
     struct rpc_conn *conn = answer_to(r, has_more, &id);

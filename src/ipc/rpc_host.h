@@ -52,10 +52,10 @@ static inline struct rpc_reply rpc_reply_move(struct rpc_reply *from)
 }
 
 /* Answers with success (R55) and zeroes *r, unless has_more, which keeps it for the next item
- * (R57). msg is the encoded reply message, at most FRAME_BLOB_MAX bytes; a larger one (-EMSGSIZE)
- * is turned into a rejection because it would cost the client its connection (R31). fd is -1 or
- * borrowed (R63). A reply to a connection that is gone is swallowed (R59).
- * 0 also when swallowed; ERR_STALLED / -errno as channel_send. */
+ * (R57). msg is the encoded reply message: FRAME_BLOB_MAX bytes always fit a frame, what does not
+ * fit one (-EMSGSIZE) is turned into a rejection because it would cost the client its connection
+ * (R31). fd is -1 or borrowed (R63). A reply to a connection that is gone is swallowed (R59). 0
+ * also when swallowed; ERR_STALLED / -errno as channel_send. */
 int rpc_reply_send(struct rpc_reply *r, struct bytes_view msg, bool has_more, int fd);
 
 /* Same from pieces, without copying what the kernel takes at once. iov[0] is left free for the

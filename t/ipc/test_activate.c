@@ -297,7 +297,7 @@ Test(activate, child_gets_sockets_names_and_pid)
     cr_assert_eq(run(&sp,
                      "[ \"$LISTEN_PID\" = $$ ] && echo pid ok; echo $LISTEN_FDS $LISTEN_FDNAMES;"
                      "echo $FOO [$BAZ] [$NOTIFY_SOCKET];"
-                     "readlink /proc/$$/fd/3 /proc/$$/fd/4; ls /proc/$$/fd | tr '\\n' ' '",
+                     "readlink /proc/$$/fd/3 /proc/$$/fd/4; ls /proc/$$/fd; echo end",
                      NULL),
                  0);
     cr_assert_eq(loop_open_fds(), before, "nothing is left open here");
@@ -307,8 +307,9 @@ Test(activate, child_gets_sockets_names_and_pid)
     snprintf(from, sizeof(from), "/proc/self/fd/%d", b);
     n = readlink(from, link_b, sizeof(link_b) - 1);
     link_b[n] = '\0';
-    snprintf(want, sizeof(want), "pid ok\n2 producer:consumer\nbar [] []\n%s\n%s\n0 1 2 3 4 ",
-             link_b, link_a);
+    snprintf(want, sizeof(want),
+             "pid ok\n2 producer:consumer\nbar [] []\n%s\n%s\n0\n1\n2\n3\n4\nend\n", link_b,
+             link_a);
     cr_assert_str_eq(report, want);
     unsetenv("NOTIFY_SOCKET");
     unsetenv("LISTEN_FDS");

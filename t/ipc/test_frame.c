@@ -456,6 +456,17 @@ Test(frame, largest_blob_fits)
     cr_assert_eq(bytes_load32(head) + 4u, n + FRAME_BLOB_MAX);
 }
 
+/* An identity that somebody sends under another id than 0 keeps it. */
+Test(frame, put_keeps_the_request_id)
+{
+    size_t n = 0;
+    struct frame f = decode("06000000 1003 4202 0807");
+    cr_assert_eq(frame_put(&f, got, sizeof(got), &n), 0);
+    cr_assert_eq(frame_decode(&f, bytes_view(got + 4, n - 4)), 0);
+    cr_assert_eq(f.request_id, 3u);
+    cr_assert_eq(f.u.identity.pid, 7);
+}
+
 /* frame_put needs the room it claims, no more. */
 Test(frame, put_checks_its_room)
 {

@@ -528,12 +528,16 @@ Test(rpc_client, callbacks_may_free_the_client)
 /* Large arguments take the gathered way; the bytes are the same. */
 Test(rpc_client, large_arguments)
 {
-    static uint8_t args[FRAME_BLOB_MAX + 1];
+    static uint8_t args[FRAME_MAX];
+    const size_t most = FRAME_MAX - (4 + 2 + 4 + 2 + 2 + 4 + 2); /* the frame's own bytes */
     struct rpc_proxy *p = bind_it();
     memset(args, 'x', sizeof(args));
-    cr_assert_eq(rpc_proxy_invoke(p, 1, bytes_view(args, sizeof(args)), -1, on_result, NULL), 0u);
+    cr_assert_eq(rpc_proxy_invoke(p, 1, bytes_view(args, most + 1), -1, on_result, NULL), 0u);
     loop_ticks(r, 2);
     cr_assert_eq(rejected, 1, "above the limit (R31)");
+    cr_assert_neq(rpc_proxy_invoke(p, 1, bytes_view(args, most), -1, NULL, NULL), 0u);
+    hear();
+    cr_assert_eq(in_n, FRAME_MAX, "up to the last byte of a frame (R30)");
     for (size_t n = 8190; n <= 8194; n++) {
         rpc_proxy_invoke(p, 1, bytes_view(args, n), -1, NULL, NULL);
         hear();
