@@ -453,6 +453,11 @@ static bool wants_scraping(const struct service *svc, uint32_t mode)
     return mode == 1 || (mode != 2 && svc->scrape_by_default);
 }
 
+static char *copy_text(struct bytes_view v)
+{
+    return alloc_strndup(v.n ? (const char *)v.p : "", v.n);
+}
+
 static struct producer *make(struct service *svc, const struct service_producer *params,
                              uint32_t id)
 {
@@ -470,9 +475,9 @@ static struct producer *make(struct service *svc, const struct service_producer 
     p->pid = params->pid;
     p->machine_id = params->machine_id;
     p->machine_name = alloc_strdup(params->machine_name ? params->machine_name : "");
-    p->name = alloc_strndup((const char *)params->name.p, params->name.n);
+    p->name = copy_text(params->name);
     p->name_len = params->name.n;
-    p->sdk_version = alloc_strndup((const char *)params->sdk_version.p, params->sdk_version.n);
+    p->sdk_version = copy_text(params->sdk_version);
     p->page_hint = params->page_hint;
     p->size_hint = params->size_hint;
     p->emulated = params->emulated;

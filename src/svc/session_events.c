@@ -141,7 +141,7 @@ void session_event_concurrent(struct session *s, const struct session *other, ui
     if (s->nconcurrent >= SESSION_CONCURRENT)
         return;
     struct bytes_view name = other->cfg->unique_session_name;
-    char *text = alloc_strndup((const char *)name.p, name.n);
+    char *text = alloc_strndup(name.n ? (const char *)name.p : "", name.n);
     const struct selfpkt_concurrent e = {
         .boot_ns = boot_ns,
         .state = session_state_number(other->state),
