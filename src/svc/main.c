@@ -27,6 +27,7 @@
 #include "svc/portlib.h"
 #include "svc/prodport.h"
 #include "svc/service.h"
+#include "svc/trim.h"
 
 #define VERSION_TEXT "Perfetto v" PACKAGE_VERSION " (perfetto-c)"
 
@@ -331,6 +332,7 @@ int main(int argc, char **argv)
     if (!status) {
         log_info("listening for producers at %s and consumers at %s", sockname_producer(),
                  sockname_consumer());
+        trim_startup();
         status = reactor_run(d.reactor) ? 1 : 0;
         activate_notify("STOPPING=1");
     }
