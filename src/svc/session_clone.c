@@ -467,7 +467,6 @@ void session_clone_request(struct consumer *c, struct bytes_view request, int fd
         .skip_filter = r.skip_filter || r.session_id == BUGREPORT_ID,
         .flushed_ok = true,
         .groups_left = 2,
-        .requested_ns = chrono_boot_ns(),
         .trigger = make_trigger(&r),
         .nbuffers = s->nbuffers,
     };
@@ -475,6 +474,7 @@ void session_clone_request(struct consumer *c, struct bytes_view request, int fd
     k->captured_ns = alloc_array(s->nbuffers, sizeof(*k->captured_ns));
     list_push_back(&s->clones, &k->node);
     session_event_record(s, SELFPKT_FLUSH_STARTED, true);
+    k->requested_ns = chrono_boot_ns(); /* sorts behind the flush, as readers know it */
     session_flush_start(s, 0, flags, SESSION_FLUSH_TRANSFER, group_flushed, k, 1);
     session_flush_start(s, 0, flags, SESSION_FLUSH_REST, group_flushed, k, 0);
 }
