@@ -34,7 +34,7 @@ def read_list():
 
 def run_suite(suite, args, out):
     """{case id: (PASS, SKIP or a kind of failure; detail)}; None when the suite itself broke."""
-    cmd = [sys.executable, os.path.join(args.suite_dir, suite), args.bin_dir, "--json", out]
+    cmd = [sys.executable, os.path.join(args.suite_dir, suite), os.path.abspath(args.bin_dir), "--json", out]
     if args.only:
         cmd += ["--only", args.only]
     log = subprocess.run(cmd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
@@ -59,10 +59,11 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         for suite in SUITES:
             results = run_suite(suite, args, os.path.join(tmp, suite + ".json"))
+            name = suite[len("conformance_") : -len(".py")]
             if results is None:
                 failed += 1
+                red |= {key for key in known if key[0] == name}
                 continue
-            name = suite[len("conformance_") : -len(".py")]
             for case, (verdict, detail) in sorted(results.items()):
                 key = (name, case)
                 if verdict == "SKIP":
