@@ -85,8 +85,8 @@ int pktout_open(struct pktout *out, const char *path, bool no_clobber, char *err
 
 /* ---- writing ---- */
 
-/* Writes iov[from..], moving its start on by what the kernel took. */
-static int write_all(int fd, struct iovec *iov, int n)
+/* Writes all; *written is what the kernel took, also after a failure. The vector is used up. */
+static int write_all(int fd, struct iovec *iov, int n, uint64_t *written)
 {
     while (n > 0) {
         ssize_t done = writev(fd, iov, n);
@@ -94,6 +94,7 @@ static int write_all(int fd, struct iovec *iov, int n)
             continue;
         if (done < 0)
             return errno;
+        *written += (uint64_t)done;
         for (; n > 0 && (size_t)done >= iov->iov_len; iov++, n--)
             done -= (ssize_t)iov->iov_len;
         if (n > 0) {
@@ -104,19 +105,28 @@ static int write_all(int fd, struct iovec *iov, int n)
     return 0;
 }
 
+/* The end of the last packet of this batch that was written whole. */
+static uint64_t last_whole(const struct pktout *out, uint64_t written)
+{
+    int i = out->n_ends;
+
+    while (i > 0 && out->ends[i - 1] > written)
+        i--;
+    return i > 0 ? out->whole + out->unfinished + out->ends[i - 1] : out->whole;
+}
+
 void pktout_flush(struct pktout *out)
 {
+    uint64_t written = 0;
+
     if (out->n_iov > 0 && out->error == 0) {
-        out->error = write_all(out->fd, out->iov, out->n_iov);
-        out->unfinished += out->batch_bytes;
-        if (out->error == 0 && !out->in_packet) {
-            out->whole += out->unfinished;
-            out->unfinished = 0;
-        } else if (out->error != 0 && out->regular) {
+        out->error = write_all(out->fd, out->iov, out->n_iov, &written);
+        out->whole = last_whole(out, written);
+        out->unfinished = out->in_packet ? out->unfinished + written : 0;
+        if (out->error != 0 && out->regular)
             (void)!ftruncate(out->fd, (off_t)out->whole);
-        }
     }
-    out->n_iov = 0;
+    out->n_iov = out->n_ends = 0;
     out->batch_bytes = 0;
 }
 
@@ -154,6 +164,7 @@ void pktout_packet(struct pktout *out, const struct iovec *pieces, int n, size_t
             add(out, pieces[i].iov_base, pieces[i].iov_len);
     }
     out->in_packet = false;
+    out->ends[out->n_ends++] = out->batch_bytes;
     out->packets++;
     out->bytes += len + 2;
 }

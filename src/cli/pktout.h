@@ -25,6 +25,8 @@ struct pktout {
     struct iovec iov[PKTOUT_BATCH];
     int n_iov;
     uint64_t batch_bytes;
+    uint64_t ends[PKTOUT_BATCH]; /* of the packets that end in this batch, in bytes of it */
+    int n_ends;
     uint64_t unfinished; /* bytes written of a packet whose rest is still to come */
     bool in_packet;
     uint8_t heads[PKTOUT_BATCH][12];

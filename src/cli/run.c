@@ -51,6 +51,7 @@ struct run {
     bool has_signals;
     struct deadline patience;
     bool recording, command_runs; /* not over yet */
+    bool discard;                 /* the output is removed at the end */
     int code, command_code;       /* command_code: -1 while there is none */
 };
 
@@ -151,8 +152,10 @@ static void on_started(void *arg)
     run->command =
         harness_start(run->reactor, run->cl->command, on_command_ended, run, &run->command_code);
     run->command_runs = run->command != NULL;
-    if (run->command == NULL)
-        record_stop(run->record, "");
+    if (run->command != NULL)
+        return;
+    run->discard = true; /* a trace of nothing is not left behind */
+    reactor_stop(run->reactor);
 }
 
 static void on_signal(void *arg, int signo, bool sent)
@@ -332,6 +335,8 @@ int run_record(struct cmdline *cl)
         privsvc_free(run.service);
         reactor_free(run.reactor);
     }
+    if (run.has_out && run.discard && run.out.regular)
+        (void)unlink(run.out.path);
     if (run.has_out)
         pktout_fini(&run.out);
     return rc;

@@ -248,8 +248,8 @@ static void find_program(const struct privsvc *p, int which, char *path, size_t 
 static int start_child(struct privsvc *p, int which, const int *fds, char *err, size_t errlen)
 {
     static const char *const fd_names[] = {ACTIVATE_PRODUCER, ACTIVATE_CONSUMER};
-    char path[4096], producer[SOCKNAME_TEXT_MAX + 64];
-    char *argv[2] = {path, NULL}, *env[2] = {producer, NULL};
+    char path[4096], producer[SOCKNAME_TEXT_MAX + 64], consumer[SOCKNAME_TEXT_MAX + 64];
+    char *argv[2] = {path, NULL}, *env[3] = {producer, consumer, NULL};
     struct child *c = &p->child[which];
     struct activate_spawn spawn = {
         .program = path,
@@ -269,6 +269,7 @@ static int start_child(struct privsvc *p, int which, const int *fds, char *err, 
 
     find_program(p, which, path, sizeof(path));
     (void)snprintf(producer, sizeof(producer), "PERFETTO_PRODUCER_SOCK_NAME=%s", p->producer);
+    (void)snprintf(consumer, sizeof(consumer), "PERFETTO_CONSUMER_SOCK_NAME=%s", p->consumer);
     rc = activate_start(&spawn, &c->pid, &c->ready_fd, err, errlen);
     if (rc != 0)
         return rc;

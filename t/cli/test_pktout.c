@@ -160,6 +160,23 @@ Test(pktout, a_full_disk_leaves_whole_packets) /* R326 */
     pktout_fini(&out);
 }
 
+/* Several packets in one write, of which the first fit. */
+Test(pktout, a_full_disk_within_a_batch)
+{
+    struct rlimit limit = {1000, 1000};
+    static char big[400];
+
+    signal(SIGXFSZ, SIG_IGN);
+    cr_assert_eq(pktout_open(&out, path, false, err, sizeof(err)), 0);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    for (int i = 0; i < 4; i++)
+        packet(big, 300);
+    pktout_flush(&out);
+    cr_expect_eq(out.error, EFBIG);
+    cr_expect_eq(pktout_close(&out), 3 * 303);
+    pktout_fini(&out);
+}
+
 Test(pktout, dev_full)
 {
     cr_assert_eq(pktout_open(&out, "/dev/full", false, err, sizeof(err)), 0);
