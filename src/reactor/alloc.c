@@ -60,9 +60,12 @@ char *alloc_strdup(const char *s)
 
 void *alloc_try_array(size_t n, size_t size)
 {
-    if (n == 0 || size == 0)
-        n = size = 1;
-    return calloc(n, size);
+    size_t bytes = 0;
+    if (__builtin_mul_overflow(n, size, &bytes)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return calloc(bytes != 0 ? bytes : 1, 1);
 }
 
 void *alloc_try(size_t size)
