@@ -116,7 +116,7 @@ def main():
             t.start()
         warm = None
         while time.monotonic() < end and not counts.trouble:
-            time.sleep(min(5.0, max(0.1, end - time.monotonic())))
+            lanes[0].join(min(5.0, max(0.1, end - time.monotonic())))
             if traced.poll() is not None:
                 counts.complain(f"traced ended with {traced.returncode}\n{s.log_of(traced)}")
                 break
