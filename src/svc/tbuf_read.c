@@ -166,7 +166,7 @@ static void consume_chain(struct tbuf *b, struct tbuf_seq *s, uint32_t last_id,
     size_t n = 0;
     uint64_t bytes = 0;
     bool fits = true;
-    while (s->count > 0 && tbuf_id_diff(tbuf_seq_ent(s, 0)->id, last_id) <= 0) {
+    while (s->count > 0 && tbuf_id_diff(s->ids.front, last_id) <= 0) {
         struct tbuf_rec *r = front(b, s);
         struct frag f = {0};
         (void)tbuf_ring_pass(s, r->id);
@@ -303,7 +303,7 @@ static enum served serve(struct tbuf *b, struct tbuf_seq *s, uint32_t id, struct
         enum served r = serve_front(b, s, out);
         if (r != SERVED_ON)
             return r;
-        if (s->count == 0 || tbuf_id_diff(tbuf_seq_ent(s, 0)->id, id) > 0)
+        if (s->count == 0 || tbuf_id_diff(s->ids.front, id) > 0)
             return SERVED_ON;
         if (b->steps == 0)
             return SERVED_STEPS;
