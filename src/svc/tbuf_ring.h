@@ -79,6 +79,7 @@ struct tbuf {
     /* the reader */
     uint64_t rd;      /* age: everything older is GONE */
     uint64_t walk_at; /* age: where the walk stands */
+    uint64_t warm;    /* age: the caches were asked for the bytes up to here */
     uint32_t walk;    /* its number, never 0 */
     bool rewalk;      /* the next begin starts over at rd */
     uint32_t steps;   /* what is left of the step budget of this call */

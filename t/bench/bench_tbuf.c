@@ -3,7 +3,7 @@
  * bench_tbuf [FILTER]: what the trace buffer costs. Workloads of spec/trace_buffer.md section 21.1
  * to the letter (generator, sizes, counting rule), then those of 21.3. Where a rate can be compared
  * with a plain memcpy of the same payload bytes to the same places of an equal ring, both are
- * measured in turns in this run and the ratio is printed. Figures are the median of REPS rounds.
+ * measured in turns in this run and the ratio is printed.
  * FILTER: only the groups whose name contains it. Reports figures, asserts nothing.
  */
 #include <inttypes.h>
@@ -21,11 +21,10 @@
 #define REPS      5
 #define MIB       (UINT64_C(1) << 20)
 #define TEMPLATES 100
-#define CHUNK     4080u /* payload of a chunk that fills a 4 KiB page */
-#define COUNTED   4096u /* bytes reported per copy, 21.1 */
-#define PER_ROUND 16384u
-#define SLICE     2000u /* copies between two changes from ours to memcpy */
-#define SLICES    101
+#define CHUNK     4080u  /* payload of a chunk that fills a 4 KiB page */
+#define COUNTED   4096u  /* bytes reported per copy, 21.1 */
+#define SLICE     20000u /* copies of one turn */
+#define TURNS     41
 
 /* CPU time of this thread: on an idle machine the same as elapsed time, on a busy one without the
  * time that others took. */
@@ -152,7 +151,7 @@ struct writers {
     uint32_t at;   /* whose turn it is */
 };
 
-/* One round of 21.1: PER_ROUND copies, round-robin, from the first writer on. */
+/* Copies as in 21.1: writers in round-robin, ids increasing. */
 static uint64_t write_round(struct tbuf *b, struct writers *w, uint32_t copies)
 {
     uint64_t payload = 0;
@@ -197,75 +196,108 @@ static uint8_t *map_ring(uint64_t size)
     return p;
 }
 
-/* Steady state of a ring that is full: payload rate of copies, and of memcpy in turns with it. */
-static double write_rate(const char *group, const char *name, uint64_t size, uint32_t num_writers,
-                         bool compare)
+/* A buffer in steady state: full, each copy evicts. */
+struct subject {
+    const char *name;
+    uint64_t size;
+    struct writers w;
+    struct tbuf *b;
+    double t[TURNS];
+    double ns; /* per copy */
+};
+
+static void fill(struct subject *s)
 {
-    struct writers w = {num_writers, calloc(num_writers, sizeof(uint32_t)), 0};
-    struct tbuf *b = make(size);
-    uint8_t *ring = map_ring(size);
+    s->w.ids = calloc(s->w.n, sizeof(uint32_t));
+    s->b = make(s->size);
+    for (uint64_t filled = 0; filled < s->size + s->size / 8; filled += SLICE * UINT64_C(2600))
+        write_round(s->b, &s->w, SLICE);
+}
+
+/* Takes turns among the subjects and, if `plain` is given, memcpy to a ring of 64 MiB; then the
+ * tenth percentile of each, which other work on the machine touches least. */
+static void take_turns(struct subject *s, int n, struct subject *plain)
+{
     uint64_t at = 0;
-    double ours[SLICES];
-    double plain[SLICES];
-    uint64_t payload = 0;
-    uint32_t copies = num_writers > PER_ROUND ? num_writers : PER_ROUND;
-    for (uint64_t filled = 0; filled < size + size / 8; filled += (uint64_t)copies * 2600)
-        write_round(b, &w, copies);
-    copies = SLICE; /* a whole number of turns through the templates */
-    for (int r = 0; r < SLICES; r++) {
-        double t0 = now();
-        payload = write_round(b, &w, copies);
-        double t1 = now();
-        memcpy_round(ring, size, &at, copies);
-        ours[r] = t1 - t0;
-        plain[r] = now() - t1;
+    uint8_t *ring = plain != NULL ? map_ring(plain->size) : NULL;
+    for (int turn = 0; turn < TURNS; turn++) {
+        for (int i = 0; i < n; i++) {
+            double t0 = now();
+            write_round(s[i].b, &s[i].w, SLICE);
+            s[i].t[turn] = now() - t0;
+        }
+        if (plain != NULL) {
+            double t0 = now();
+            memcpy_round(ring, plain->size, &at, SLICE);
+            plain->t[turn] = now() - t0;
+        }
     }
-    double t = median(ours, SLICES);
-    double p = median(plain, SLICES);
-    char text[128];
-    if (compare) {
-        snprintf(text, sizeof(text), "%s: reported, 4096 bytes a copy", name);
-        line(group, text, (double)copies * COUNTED / t / 1e9, "GB/s");
-        snprintf(text, sizeof(text), "%s: memcpy of the same payload", name);
-        line(group, text, (double)payload / p / 1e9, "GB/s");
-        snprintf(text, sizeof(text), "%s: payload, in percent of memcpy", name);
-        line(group, text, 100 * p / t, "%");
-        snprintf(text, sizeof(text), "%s: per chunk", name);
-        line(group, text, t / copies * 1e9, "ns");
+    for (int i = 0; i < n; i++) {
+        qsort(s[i].t, TURNS, sizeof(double), by_value);
+        s[i].ns = s[i].t[TURNS / 10] / SLICE * 1e9;
+        tbuf_free(s[i].b);
+        free(s[i].w.ids);
     }
-    snprintf(text, sizeof(text), "%s: payload", name);
-    line(group, text, (double)payload / t / 1e9, "GB/s");
-    munmap(ring, (size_t)size);
-    tbuf_free(b);
-    free(w.ids);
-    return (double)payload / t;
+    if (plain != NULL) {
+        qsort(plain->t, TURNS, sizeof(double), by_value);
+        plain->ns = plain->t[TURNS / 10] / SLICE * 1e9;
+        munmap(ring, (size_t)plain->size);
+    }
+}
+
+static double payload_per_copy(void)
+{
+    double n = 0;
+    for (int i = 0; i < TEMPLATES; i++)
+        n += templates[i].len;
+    return n / TEMPLATES;
 }
 
 static void bench_write(void)
 {
-    double one = write_rate("write", "1 writer, 64 MiB", 64 * MIB, 1, true);
-    double thousand = write_rate("write", "1000 writers, 64 MiB", 64 * MIB, 1000, true);
-    double many = write_rate("write", "65000 writers, 64 MiB", 64 * MIB, 65000, true);
-    double big = write_rate("write", "65000 writers, 256 MiB", 256 * MIB, 65000, true);
-    line("write", "1000 writers in percent of 1", 100 * thousand / one, "%");
-    line("write", "65000 writers in percent of 1", 100 * many / one, "%");
-    line("write", "65000 writers, 256 MiB, in percent of 1, 64 MiB", 100 * big / one, "%");
+    struct subject s[] = {
+        {.name = "1 writer, 64 MiB", .size = 64 * MIB, .w = {.n = 1}},
+        {.name = "1000 writers, 64 MiB", .size = 64 * MIB, .w = {.n = 1000}},
+        {.name = "65000 writers, 64 MiB", .size = 64 * MIB, .w = {.n = 65000}},
+        {.name = "65000 writers, 256 MiB", .size = 256 * MIB, .w = {.n = 65000}},
+    };
+    struct subject plain = {.size = 64 * MIB};
+    char text[96];
+    for (int i = 0; i < 4; i++)
+        fill(&s[i]);
+    take_turns(s, 4, &plain);
+    line("write", "memcpy of the same payload bytes", payload_per_copy() / plain.ns, "GB/s");
+    for (int i = 0; i < 4; i++) {
+        snprintf(text, sizeof(text), "%s: reported, 4096 bytes a copy", s[i].name);
+        line("write", text, COUNTED / s[i].ns, "GB/s");
+        snprintf(text, sizeof(text), "%s: payload", s[i].name);
+        line("write", text, payload_per_copy() / s[i].ns, "GB/s");
+        snprintf(text, sizeof(text), "%s: payload, percent of memcpy", s[i].name);
+        line("write", text, 100 * plain.ns / s[i].ns, "%");
+        if (i == 0)
+            continue;
+        snprintf(text, sizeof(text), "%s: percent of 1 writer", s[i].name);
+        line("write", text, 100 * s[0].ns / s[i].ns, "%");
+    }
 }
 
 static void bench_scale(void)
 {
-    static const uint64_t sizes[] = {1, 16, 64, 256, 1024, 4096};
-    char name[64];
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-        if (sizes[i] > 256 && sysconf(_SC_PHYS_PAGES) / 256 < (long)(2 * sizes[i] + 1024))
-            continue; /* buffer and memcpy ring would not fit */
-        snprintf(name, sizeof(name), "1 writer, %" PRIu64 " MiB", sizes[i]);
-        write_rate("scale", name, sizes[i] * MIB, 1, false);
-    }
-    static const uint32_t writers[] = {1, 10, 100, 1000, 10000, 65000};
-    for (size_t i = 0; i < sizeof(writers) / sizeof(writers[0]); i++) {
-        snprintf(name, sizeof(name), "%u writers, 256 MiB", writers[i]);
-        write_rate("scale", name, 256 * MIB, writers[i], false);
+    static const struct {
+        uint64_t mib;
+        uint32_t writers;
+    } what[] = {{1, 1},    {16, 1},    {64, 1},     {256, 1},     {1024, 1},   {4096, 1},
+                {256, 10}, {256, 100}, {256, 1000}, {256, 10000}, {256, 65000}};
+    char text[96];
+    for (size_t i = 0; i < sizeof(what) / sizeof(what[0]); i++) {
+        if (sysconf(_SC_AVPHYS_PAGES) / 256 < (long)(what[i].mib + 512))
+            continue; /* would not fit */
+        struct subject s = {.size = what[i].mib * MIB, .w = {.n = what[i].writers}};
+        fill(&s);
+        take_turns(&s, 1, NULL);
+        snprintf(text, sizeof(text), "%5" PRIu64 " MiB, %5u writers: payload", what[i].mib,
+                 what[i].writers);
+        line("scale", text, payload_per_copy() / s.ns, "GB/s");
     }
 }
 
