@@ -16,11 +16,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "smb/writer.h"
+#include "client/ds_inst.h"
+#include "smb/arbiter.h"
 
 struct prodlink;
 struct datasource;
-struct ds_inst;
 
 /* What an instance is asked to do: the encoded DataSourceConfig, and the fields everybody needs. */
 struct ds_config {
@@ -87,24 +87,11 @@ void datasource_unregister(struct datasource *ds);
 void *datasource_ctx(const struct datasource *ds);
 const char *datasource_name(const struct datasource *ds);
 
-/* The instance's own data: set in setup(), freed in destroy(). */
-void ds_inst_set_ctx(struct ds_inst *inst, void *ctx);
-void *ds_inst_ctx(const struct ds_inst *inst);
-struct datasource *ds_inst_source(const struct ds_inst *inst);
-uint64_t ds_inst_id(const struct ds_inst *inst);
-uint16_t ds_inst_buffer(const struct ds_inst *inst);
+/* ---- for the link ---- */
 
-/*
- * A trace writer into the instance's buffer, with the exhaustion policy that def and config settle.
- * The caller frees it (writer_free) in destroy() at the latest. NULL only when out of memory;
- * without shared memory it is a writer that swallows everything. Any thread, as long as the
- * instance exists.
- */
-struct writer *ds_inst_writer(struct ds_inst *inst);
-
-/* Late acknowledgements; see the table. Loop's thread. Calling one that is not due is harmless. */
-void ds_inst_started(struct ds_inst *inst);
-void ds_inst_stopped(struct ds_inst *inst); /* inst is gone when this returns */
-void ds_inst_flushed(struct ds_inst *inst, uint64_t flush_id);
+/* The connection is up: registers every type. */
+void datasource_announce_all(struct prodlink *link);
+/* Frees every type; no instance is left. */
+void datasource_free_all(struct prodlink *link);
 
 #endif

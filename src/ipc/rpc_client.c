@@ -438,7 +438,7 @@ static void on_frame(void *arg, struct channel *ch, struct bytes_view payload)
     if (frame_decode(&f, payload) != 0)
         return; /* R33 */
     struct pending *p = idmap_get(&c->by_id, f.request_id);
-    if (p == NULL)
+    if (p == NULL || p->proxy->epoch != c->epoch)
         return; /* R38 */
     if (f.kind == FRAME_BIND_REPLY && p->fn == NULL)
         on_bind_reply(c, p, &f);
@@ -724,4 +724,10 @@ bool rpc_client_is_full(const struct rpc_client *c)
 size_t rpc_client_waiting(const struct rpc_client *c)
 {
     return c->ch != NULL ? channel_waiting(c->ch) : 0;
+}
+
+void rpc_client_flush(struct rpc_client *c)
+{
+    if (c->ch != NULL)
+        channel_flush(c->ch);
 }

@@ -98,6 +98,9 @@ int rpc_client_fd(const struct rpc_client *client);
 bool rpc_client_is_full(const struct rpc_client *client);
 size_t rpc_client_waiting(const struct rpc_client *client);
 
+/* Writes what waits now instead of at the end of the tick: for a caller that is about to block. */
+void rpc_client_flush(struct rpc_client *client);
+
 /* A proxy for a service; the bind goes out now or when connected. A second proxy for a service that
  * has a live one fails (R47). service, ops and arg are borrowed. */
 struct rpc_proxy *rpc_client_bind(struct rpc_client *client, const struct rpc_service *service,

@@ -13,7 +13,7 @@
 
 #include "client/datasource.h"
 #include "client/prodlink.h"
-#include "probes/prio.h"
+#include "probes/boost.h"
 #include "probes/ftrace/ftctl.h"
 #include "probes/probe.h"
 #include "reactor/alloc.h"
@@ -54,7 +54,7 @@ struct entry {
     struct writer *writer;       /* own */
     uint64_t session;
     bool started;
-    struct prio prio;
+    struct boost boost;
     struct deadline flush_limit;
     uint64_t *flushes; /* own; ids that are not answered yet, oldest first */
     unsigned n_flushes;
@@ -128,7 +128,7 @@ static void free_entry(struct entry *e)
     list_remove(&e->node);
     deadline_cancel(&e->flush_limit);
     writer_free(e->writer);
-    prio_remove(&e->prio);
+    boost_remove(&e->boost);
     free(e->flushes);
     free(e);
     if (--mux->n_entries)
@@ -179,8 +179,8 @@ static int on_setup(struct ds_inst *ds, const struct ds_config *cfg)
         free_entry(e);
         return rc;
     }
-    prio_parse(&e->prio, config);
-    prio_add(&e->prio);
+    boost_parse(&e->boost, config);
+    boost_add(&e->boost);
     ds_inst_set_ctx(ds, e);
     return 0;
 }
