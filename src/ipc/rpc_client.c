@@ -438,7 +438,7 @@ static void on_frame(void *arg, struct channel *ch, struct bytes_view payload)
     if (frame_decode(&f, payload) != 0)
         return; /* R33 */
     struct pending *p = idmap_get(&c->by_id, f.request_id);
-    if (p == NULL || p->proxy->epoch != c->epoch)
+    if (p == NULL)
         return; /* R38 */
     if (f.kind == FRAME_BIND_REPLY && p->fn == NULL)
         on_bind_reply(c, p, &f);

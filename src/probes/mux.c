@@ -13,7 +13,7 @@
 
 #include "client/datasource.h"
 #include "client/prodlink.h"
-#include "probes/boost.h"
+#include "probes/prio.h"
 #include "probes/ftrace/ftctl.h"
 #include "probes/probe.h"
 #include "reactor/alloc.h"
@@ -54,7 +54,7 @@ struct entry {
     struct writer *writer;       /* own */
     uint64_t session;
     bool started;
-    struct boost boost;
+    struct prio prio;
     struct deadline flush_limit;
     uint64_t *flushes; /* own; ids that are not answered yet, oldest first */
     unsigned n_flushes;
@@ -128,7 +128,7 @@ static void free_entry(struct entry *e)
     list_remove(&e->node);
     deadline_cancel(&e->flush_limit);
     writer_free(e->writer);
-    boost_remove(&e->boost);
+    prio_remove(&e->prio);
     free(e->flushes);
     free(e);
     if (--mux->n_entries)
@@ -179,8 +179,8 @@ static int on_setup(struct ds_inst *ds, const struct ds_config *cfg)
         free_entry(e);
         return rc;
     }
-    boost_parse(&e->boost, config);
-    boost_add(&e->boost);
+    prio_parse(&e->prio, config);
+    prio_add(&e->prio);
     ds_inst_set_ctx(ds, e);
     return 0;
 }

@@ -3,9 +3,10 @@
  *
  * Names and parents are written once per thread until forgotten (a rename, or the service asking
  * for fresh incremental state); counters are written when they differ from what was written last,
- * and everything anew each time the cache expires (R191). At most one packet is open at a time, and
- * it carries either a tree or counters (R171). Processes vanish while they are read: what cannot be
- * read is left out, never an error. */
+ * and everything anew each time the cache expires (R191). A tick's scan runs in slices and its
+ * packet stays open meanwhile. Invariant: at most one packet is open, it carries either a tree or
+ * counters (R171), and whoever else wants to write ends the scan first. Processes vanish while they
+ * are read: what cannot be read is left out, never an error. */
 #include "probes/ps.h"
 
 #include <errno.h>
@@ -58,20 +59,72 @@ bool ps_stat_field(struct ptext t, unsigned n, uint64_t *v)
     return ptext_skip_words(&t, n - 3) && ptext_word(&t, &w) && ptext_u64(w, v);
 }
 
-static void on_tick(void *arg)
+/* ---- a tick: counters of all processes, then the names of those not seen before (R193) ---- */
+
+static bool scan_is_on(const struct ps *ps)
 {
-    struct ps *ps = arg;
-    deadline_arm_ms(&ps->tick, ps->poll_ms - chrono_mono_ns() / CHRONO_MS % ps->poll_ms);
-    ps->scan_ts = chrono_boot_ns();
-    ps_poll_all(ps);
+    return ps->dir || ps->polled.n;
+}
+
+/* Counters are through; false when there is nobody to be named. */
+static bool begin_naming(struct ps *ps)
+{
+    closedir(ps->dir);
+    ps->dir = NULL;
     ps_close(ps, PBF_ProcessStats_collection_end_timestamp);
     if (++ps->cache_age >= ps->cache_ttl)
         ps_poll_drop_cache(ps);
     ps->scan_ts = chrono_boot_ns();
+    ps->treed = 0;
     u64set_sort(&ps->polled);
-    ps_tree_pids(ps, &ps->polled);
+    return ps->polled.n > 0;
+}
+
+/* One process further; false at the end of the scan. */
+static bool scan_step(struct ps *ps)
+{
+    if (ps->dir) {
+        int32_t pid = procfs_next_pid(ps->dir);
+        if (pid == 0)
+            return begin_naming(ps);
+        ps_poll_pid(ps, pid);
+        return true;
+    }
+    if (ps->treed < ps->polled.n) {
+        ps_tree_pid(ps, (int64_t)ps->polled.keys[ps->treed++]);
+        return true;
+    }
     ps_close(ps, PBF_ProcessTree_collection_end_timestamp);
     u64set_clear(&ps->polled);
+    return false;
+}
+
+/* Other packets of this instance may only come between scans. */
+static void scan_to_end(struct ps *ps)
+{
+    while (scan_is_on(ps) && scan_step(ps))
+        ;
+}
+
+static enum task_result run_scan(void *arg, struct task_budget *budget)
+{
+    struct ps *ps = arg;
+    while (scan_is_on(ps) && scan_step(ps))
+        if (!task_spend_slow(budget, 1))
+            return TASK_AGAIN;
+    return TASK_DONE;
+}
+
+static void on_tick(void *arg)
+{
+    struct ps *ps = arg;
+    deadline_arm_ms(&ps->tick, ps->poll_ms - chrono_mono_ns() / CHRONO_MS % ps->poll_ms);
+    if (scan_is_on(ps))
+        return; /* the last one takes longer than a period */
+    ps->scan_ts = chrono_boot_ns();
+    ps->dir = procfs_opendir(ps->host.sysroot, "proc");
+    if (ps->dir)
+        task_wake(&ps->scanning);
 }
 
 static void start(void *inst)
@@ -98,6 +151,7 @@ static void on_ftrace(void *inst, const struct ftmeta *meta)
     struct u64set pids = {0};
     if (!ps->on_demand)
         return;
+    scan_to_end(ps);
     for (uint32_t i = 0; i < meta->renames.n; i++)
         u64set_remove(&ps->seen, meta->renames.keys[i]);
     for (uint32_t i = 0; i < meta->pids.n; i++)
@@ -105,7 +159,8 @@ static void on_ftrace(void *inst, const struct ftmeta *meta)
             u64set_add(&pids, meta->pids.keys[i], NULL, NULL);
     u64set_sort(&pids);
     ps->scan_ts = chrono_boot_ns();
-    ps_tree_pids(ps, &pids);
+    for (uint32_t i = 0; i < pids.n; i++)
+        ps_tree_pid(ps, (int64_t)pids.keys[i]);
     ps_close(ps, PBF_ProcessTree_collection_end_timestamp);
     u64set_fini(&pids);
     if (ps->resolve_fds && meta->fds.n) {
@@ -115,9 +170,19 @@ static void on_ftrace(void *inst, const struct ftmeta *meta)
     }
 }
 
+/* The writer's commit follows; it must not find a packet half written. */
+static bool flush(void *inst, uint64_t id)
+{
+    struct ps *ps = inst;
+    (void)id;
+    scan_to_end(ps);
+    return true;
+}
+
 static void clear_incremental(void *inst)
 {
     struct ps *ps = inst;
+    scan_to_end(ps);
     u64set_clear(&ps->seen);
     u64set_clear(&ps->memoryless);
     ps_poll_drop_cache(ps);
@@ -128,6 +193,11 @@ static void destroy(void *inst)
 {
     struct ps *ps = inst;
     deadline_cancel(&ps->tick);
+    task_stop(&ps->scanning);
+    ps_close(ps, ps->dir ? PBF_ProcessStats_collection_end_timestamp
+                         : PBF_ProcessTree_collection_end_timestamp);
+    if (ps->dir)
+        closedir(ps->dir);
     u64set_fini(&ps->seen);
     u64set_fini(&ps->memoryless);
     u64set_fini(&ps->cached_pids);
@@ -174,6 +244,7 @@ static int setup(const struct probe_host *host, struct bytes_view config, void *
     ps->cleared = true;
     ps->ns_per_tick = CHRONO_SEC / (uint64_t)(hz > 0 ? hz : 100);
     deadline_init(&ps->tick, host->reactor, "process_stats", on_tick, ps);
+    task_init(&ps->scanning, host->reactor, "process_stats scan", run_scan, ps);
     if (m)
         take_config(ps, m);
     else
@@ -195,6 +266,7 @@ const struct probe_ops probe_ps = {
     .incremental = true,
     .setup = setup,
     .start = start,
+    .flush = flush,
     .clear_incremental = clear_incremental,
     .on_ftrace = on_ftrace,
     .destroy = destroy,

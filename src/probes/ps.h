@@ -10,6 +10,7 @@
 #include "probes/procfs.h"
 #include "probes/u64set.h"
 #include "reactor/deadline.h"
+#include "reactor/task.h"
 
 /* Counters of a process, each with its field in ProcessStats.Process. */
 enum ps_counter {
@@ -54,6 +55,9 @@ struct ps {
     bool cleared;             /* the next packet starts incremental state afresh (R169) */
 
     struct deadline tick;
+    struct task scanning;      /* a tick's scan, in slices */
+    DIR *dir;                  /* own; /proc while its processes are being polled, NULL otherwise */
+    uint32_t treed;            /* while new ones are named: how many of `polled` are done */
     uint32_t cache_age;        /* ticks since the caches were dropped */
     struct u64set cached_pids; /* position is the index into cached */
     struct ps_cached *cached;  /* own */
@@ -75,11 +79,11 @@ struct pbw *ps_open(struct ps *ps, uint32_t field);
 void ps_close(struct ps *ps, uint32_t end_field);
 
 /* ps_tree.c: everything about a thread that a trace should name (6.3). */
-void ps_tree_all(struct ps *ps);                             /* the whole system, R172 */
-void ps_tree_pids(struct ps *ps, const struct u64set *pids); /* R173; pids are sorted */
+void ps_tree_all(struct ps *ps);              /* the whole system, R172 */
+void ps_tree_pid(struct ps *ps, int64_t pid); /* a thread unless it is known already, R173 */
 
 /* ps_poll.c: counters and file descriptors (6.4). */
-void ps_poll_all(struct ps *ps);                           /* one tick; fills ps->polled */
+void ps_poll_pid(struct ps *ps, int32_t pid);              /* adds it to ps->polled */
 void ps_poll_fds_all(struct ps *ps);                       /* R192, at start */
 void ps_poll_fds(struct ps *ps, const struct u64set *fds); /* R192, on demand; tid << 32 | fd */
 void ps_poll_drop_cache(struct ps *ps);

@@ -210,7 +210,7 @@ static void put_fds(struct entry *e)
     closedir(d);
 }
 
-static void poll_one(struct ps *ps, int32_t pid)
+void ps_poll_pid(struct ps *ps, int32_t pid)
 {
     struct entry e = {ps, pid, false};
     struct ps_cached *c = cache_of(ps, pid);
@@ -227,16 +227,6 @@ static void poll_one(struct ps *ps, int32_t pid)
     entry_close(&e);
     if (readable)
         u64set_add(&ps->polled, (uint64_t)pid, NULL, NULL);
-}
-
-void ps_poll_all(struct ps *ps)
-{
-    DIR *d = procfs_opendir(ps->host.sysroot, "proc");
-    if (!d)
-        return; /* R195 */
-    for (int32_t pid; (pid = procfs_next_pid(d)) > 0;)
-        poll_one(ps, pid);
-    closedir(d);
 }
 
 void ps_poll_fds_all(struct ps *ps)

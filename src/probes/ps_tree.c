@@ -135,28 +135,23 @@ static bool write_process(struct ps *ps, const struct status *st)
     return true;
 }
 
-void ps_tree_pids(struct ps *ps, const struct u64set *pids)
+void ps_tree_pid(struct ps *ps, int64_t pid)
 {
-    for (uint32_t i = 0; i < pids->n; i++) {
-        int64_t pid = (int64_t)pids->keys[i];
-        struct status st, leader;
-        if (pid <= 0 || u64set_has(&ps->seen, pids->keys[i]) || !read_status(ps, pid, &st))
-            continue;
-        if (st.tgid == pid) {
-            write_process(ps, &st);
-            continue;
-        }
-        if (!u64set_has(&ps->seen, (uint64_t)st.tgid)) {
-            char name[64], nspid[256]; /* the buffer is needed for the leader's text */
-            st.name = ptext_of(name, ptext_copy(st.name, name, sizeof name));
-            st.nspid = ptext_of(nspid, ptext_copy(st.nspid, nspid, sizeof nspid));
-            if (read_status(ps, st.tgid, &leader))
-                write_process(ps, &leader);
-            write_thread(ps, pid, st.tgid, &st);
-        } else {
-            write_thread(ps, pid, st.tgid, &st);
-        }
+    struct status st, leader;
+    if (pid <= 0 || u64set_has(&ps->seen, (uint64_t)pid) || !read_status(ps, pid, &st))
+        return;
+    if (st.tgid == pid) {
+        write_process(ps, &st);
+        return;
     }
+    if (!u64set_has(&ps->seen, (uint64_t)st.tgid)) {
+        char name[64], nspid[256]; /* the buffer is needed for the leader's text */
+        st.name = ptext_of(name, ptext_copy(st.name, name, sizeof name));
+        st.nspid = ptext_of(nspid, ptext_copy(st.nspid, nspid, sizeof nspid));
+        if (read_status(ps, st.tgid, &leader))
+            write_process(ps, &leader);
+    }
+    write_thread(ps, pid, st.tgid, &st);
 }
 
 static void threads_of(struct ps *ps, int32_t pid, bool detailed)

@@ -104,7 +104,7 @@ struct service {
     uint32_t nactivations;
     struct list activations; /* struct service_activation, oldest first */
     struct list relays;      /* struct service_relay */
-    struct list boosts;      /* struct boost.node: who wants our thread to run faster */
+    struct list boosts;      /* struct prioboost.node: who wants our thread to run faster */
 
     struct service_counters count;
 };

@@ -185,7 +185,7 @@ void session_destroy(struct session *s)
     session_trigger_free_all(s);
     session_event_free_all(s);
     session_read_free(s);
-    boost_release(s->svc, &s->boost);
+    prioboost_release(s->svc, &s->boost);
     filter_free(s->filter);
     compress_free(s->compress);
     bytesbuf_fini(&s->concurrent);
@@ -332,25 +332,25 @@ int session_enable(struct consumer *c, struct tracecfg *cfg, int fd, struct sess
 {
     struct filter *filter = NULL;
     struct session *s = NULL;
-    struct boost boost = {0};
+    struct prioboost boost = {0};
     why[0] = '\0';
     apply_lockdown(c->svc, cfg);
     int err = check(c, cfg, &filter, why, whylen);
     if (!err && cfg->has_priority_boost)
-        err = boost_take(c->svc, &boost, cfg->boost_policy, cfg->boost_priority, why, whylen);
+        err = prioboost_take(c->svc, &boost, cfg->boost_policy, cfg->boost_priority, why, whylen);
     if (err) {
         tracecfg_free(cfg);
     } else {
         err = session_new(c->svc, c->uid, cfg, &s);
     }
     if (err) {
-        boost_release(c->svc, &boost);
+        prioboost_release(c->svc, &boost);
         filter_free(filter);
         if (fd >= 0)
             close(fd);
         return err;
     }
-    boost_move(c->svc, &s->boost, &boost);
+    prioboost_move(c->svc, &s->boost, &boost);
     s->filter = filter;
     err = build(s, fd, why, whylen);
     if (err) {

@@ -13,7 +13,7 @@
 #include "reactor/deadline.h"
 #include "reactor/idmap.h"
 #include "reactor/task.h"
-#include "svc/boost.h"
+#include "svc/prioboost.h"
 #include "svc/clocksnap.h"
 #include "svc/compress.h"
 #include "svc/dsinst.h"
@@ -175,7 +175,7 @@ struct session {
     struct filecopy *copy; /* own; NULL: none was made (R211) */
     bool clone_had_file;   /* its data went into a file, too (R221) */
 
-    struct boost boost; /* priority of our thread (R254) */
+    struct prioboost boost; /* priority of our thread (R254) */
 };
 
 #endif

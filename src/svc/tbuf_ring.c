@@ -106,6 +106,8 @@ static void pass_evicted(struct tbuf_seq *s, uint32_t id, uint16_t payload, uint
 /* Entries of evicted chunks that came to the front become the last passed chunk, one by one. */
 static void absorb(struct tbuf *b, struct tbuf_seq *s)
 {
+    if ((s->state & TBUF_SEQ_TOMBS) == 0)
+        return;
     while (s->count > 0 && tbuf_ent_is_tomb(*tbuf_seq_ent(s, 0))) {
         struct tbuf_ent e = *tbuf_seq_ent(s, 0);
         pass_evicted(s, e.id, (uint16_t)e.ref, 0, (e.ref & TBUF_TOMB_INCOMPLETE) != 0,
@@ -143,8 +145,7 @@ void tbuf_ring_retire(struct tbuf *b, struct tbuf_seq *s)
     r->flags = TBUF_REC_GONE;
     r->id = 0;
     tbuf_seq_pop(&b->seqs, s);
-    if (s->count > 0)
-        absorb(b, s);
+    absorb(b, s);
 }
 
 void tbuf_ring_vacate(struct tbuf *b, struct tbuf_rec *r)
@@ -183,15 +184,15 @@ static void evict(struct tbuf *b, struct tbuf_rec *r)
     } else {
         count_read(b, r);
     }
-    if (s->count > 0 && tbuf_seq_ent(s, 0)->id != r->id)
+    if (s->ids.front != r->id)
         (void)tbuf_seq_locate(s, r->id, &pos);
     s->chain = 0;
     if (pos == 0) {
         pass_evicted(s, r->id, r->payload, r->consumed, incomplete, loss);
         tbuf_seq_pop(&b->seqs, s);
-        if (s->count > 0)
-            absorb(b, s);
+        absorb(b, s);
     } else {
+        s->state |= TBUF_SEQ_TOMBS;
         bool empty = r->payload == 0 && !incomplete && loss == 0;
         tbuf_seq_ent(s, pos)->ref = TBUF_TOMB | (incomplete ? TBUF_TOMB_INCOMPLETE : 0) |
                                     (empty ? TBUF_TOMB_EMPTY : 0) |
@@ -208,7 +209,9 @@ void tbuf_ring_clear_next(struct tbuf *b)
 {
     struct tbuf_rec *r = tbuf_rec_at(b, b->wr + b->gap);
     uint64_t size = tbuf_rec_size(r->room);
-    __builtin_prefetch((uint8_t *)r + size, 1);
+    uint64_t next = b->wr + b->gap + size;
+    if (next < b->end)
+        tbuf_seq_warm_slot(&b->seqs, tbuf_rec_at(b, next)->seq);
     if ((r->flags & TBUF_REC_GONE) == 0) {
         evict(b, r);
     } else if ((r->flags & TBUF_REC_MOVED) != 0) {
@@ -232,6 +235,7 @@ void tbuf_ring_wrap(struct tbuf *b)
     b->end = b->wr;
     b->wr = 0;
     b->gap = 0;
+    b->look = 0;
     b->lap += b->size;
     b->stats.write_wrap_count++;
 }
@@ -321,6 +325,7 @@ void tbuf_ring_restart(struct tbuf *b)
     b->wr = kept;
     b->end = kept;
     b->gap = 0;
+    b->look = 0;
     b->lap += b->size;
     b->rd = b->lap;
     b->rewalk = true;

@@ -73,11 +73,13 @@ struct tbuf {
     bool read_only;
     bool drained;         /* the last walk came to its end and nothing was written since */
     uint64_t populated;   /* first-lap memory taken ahead */
+    uint64_t look;        /* place of the record that the caches are warmed for */
     uint64_t restart_min; /* a restart is not worth it before the cursor came so far */
 
     /* the reader */
     uint64_t rd;      /* age: everything older is GONE */
     uint64_t walk_at; /* age: where the walk stands */
+    uint64_t warm;    /* age: the caches were asked for the bytes up to here */
     uint32_t walk;    /* its number, never 0 */
     bool rewalk;      /* the next begin starts over at rd */
     uint32_t steps;   /* what is left of the step budget of this call */

@@ -131,24 +131,26 @@ static uint32_t hash_cell(const struct tbuf_seqtab *t, uint32_t key)
 static void hash_put(struct tbuf_seqtab *t, uint32_t key, uint32_t slot)
 {
     uint32_t c = hash_cell(t, key);
-    while (t->hash[c] != 0)
+    while (t->hash[c].slot != 0)
         c = (c + 1) & t->hash_mask;
-    t->hash[c] = slot;
+    t->hash[c] = (struct tbuf_cell){key, slot};
 }
 
 static int hash_grow(struct tbuf_seqtab *t)
 {
-    uint32_t cells = t->hash == NULL ? HASH_MIN : (t->hash_mask + 1) * 2;
-    uint32_t *fresh = calloc(cells, sizeof(*fresh));
+    struct tbuf_cell *old = t->hash;
+    uint32_t old_cells = old == NULL ? 0 : t->hash_mask + 1;
+    uint32_t cells = old == NULL ? HASH_MIN : old_cells * 2;
+    struct tbuf_cell *fresh = calloc(cells, sizeof(*fresh));
     if (fresh == NULL)
         return -ENOMEM;
-    free(t->hash);
     t->hash = fresh;
     t->hash_mask = cells - 1;
-    for (uint32_t i = 1; i <= t->top; i++) {
-        if (t->slots[i].key != 0 && (t->slots[i].state & TBUF_SEQ_CLOSED) == 0)
-            hash_put(t, t->slots[i].key, i);
+    for (uint32_t i = 0; i < old_cells; i++) {
+        if (old[i].slot != 0)
+            hash_put(t, old[i].key, old[i].slot);
     }
+    free(old);
     return 0;
 }
 
@@ -156,40 +158,34 @@ static int hash_grow(struct tbuf_seqtab *t)
 static void hash_remove(struct tbuf_seqtab *t, uint32_t slot)
 {
     uint32_t c = hash_cell(t, t->slots[slot].key);
-    while (t->hash[c] != slot)
+    while (t->hash[c].slot != slot)
         c = (c + 1) & t->hash_mask;
-    for (uint32_t n = (c + 1) & t->hash_mask; t->hash[n] != 0; n = (n + 1) & t->hash_mask) {
-        uint32_t home = hash_cell(t, t->slots[t->hash[n]].key);
+    for (uint32_t n = (c + 1) & t->hash_mask; t->hash[n].slot != 0; n = (n + 1) & t->hash_mask) {
+        uint32_t home = hash_cell(t, t->hash[n].key);
         if (((n - home) & t->hash_mask) >= ((n - c) & t->hash_mask)) {
             t->hash[c] = t->hash[n];
             c = n;
         }
     }
-    t->hash[c] = 0;
+    t->hash[c].slot = 0;
     t->hashed--;
 }
 
 uint32_t tbuf_seq_find(struct tbuf_seqtab *t, uint32_t key)
 {
-    const struct tbuf_seq *last = &t->slots[t->cached];
-    if (last->key == key && key != 0 && (last->state & TBUF_SEQ_CLOSED) == 0)
-        return t->cached;
     if (t->hash == NULL)
         return 0;
-    for (uint32_t c = hash_cell(t, key); t->hash[c] != 0; c = (c + 1) & t->hash_mask) {
-        if (t->slots[t->hash[c]].key == key)
-            return t->cached = t->hash[c];
+    for (uint32_t c = hash_cell(t, key); t->hash[c].slot != 0; c = (c + 1) & t->hash_mask) {
+        if (t->hash[c].key == key)
+            return t->hash[c].slot;
     }
     return 0;
 }
 
 void tbuf_seq_warm(const struct tbuf_seqtab *t, uint32_t key)
 {
-    if (t->hash == NULL)
-        return;
-    uint32_t slot = t->hash[hash_cell(t, key)];
-    __builtin_prefetch(&t->slots[slot], 1);
-    __builtin_prefetch(&t->info[slot].hist[5], 1);
+    if (t->hash != NULL)
+        tbuf_seq_warm_slot(t, t->hash[hash_cell(t, key)].slot);
 }
 
 /* ---- the ring of empty sequences ---- */
@@ -197,10 +193,10 @@ void tbuf_seq_warm(const struct tbuf_seqtab *t, uint32_t key)
 static void empty_add(struct tbuf_seqtab *t, struct tbuf_seq *s)
 {
     uint32_t slot = tbuf_seq_slot(t, s);
-    s->older = t->newest_empty;
-    s->newer = 0;
+    s->empty.older = t->newest_empty;
+    s->empty.newer = 0;
     if (t->newest_empty != 0)
-        t->slots[t->newest_empty].newer = slot;
+        t->slots[t->newest_empty].empty.newer = slot;
     else
         t->oldest_empty = slot;
     t->newest_empty = slot;
@@ -209,14 +205,14 @@ static void empty_add(struct tbuf_seqtab *t, struct tbuf_seq *s)
 
 static void empty_remove(struct tbuf_seqtab *t, struct tbuf_seq *s)
 {
-    if (s->older != 0)
-        t->slots[s->older].newer = s->newer;
+    if (s->empty.older != 0)
+        t->slots[s->empty.older].empty.newer = s->empty.newer;
     else
-        t->oldest_empty = s->newer;
-    if (s->newer != 0)
-        t->slots[s->newer].older = s->older;
+        t->oldest_empty = s->empty.newer;
+    if (s->empty.newer != 0)
+        t->slots[s->empty.newer].empty.older = s->empty.older;
     else
-        t->newest_empty = s->older;
+        t->newest_empty = s->empty.older;
     t->empty--;
 }
 
@@ -224,13 +220,16 @@ static void forget_oldest(struct tbuf_seqtab *t)
 {
     uint32_t slot = t->oldest_empty;
     struct tbuf_seq *s = &t->slots[slot];
+    /* When one has to go, so has the next one soon: ask for its lines. */
+    const struct tbuf_seq *next = &t->slots[s->empty.newer];
+    __builtin_prefetch(&t->hash[hash_cell(t, next->key)], 1);
+    __builtin_prefetch(&t->slots[next->empty.newer], 1);
+    __builtin_prefetch(&t->info[s->empty.newer], 1);
+    __builtin_prefetch(&t->info[s->empty.newer].hist[3], 1);
     empty_remove(t, s);
     if ((s->state & TBUF_SEQ_CLOSED) == 0)
         hash_remove(t, slot);
-    if (t->cached == slot)
-        t->cached = 0;
     memset(s, 0, sizeof(*s));
-    memset(&t->info[slot], 0, sizeof(t->info[slot]));
     s->head = t->free_head;
     t->free_head = slot;
     t->forgotten++;
@@ -261,7 +260,7 @@ uint32_t tbuf_seq_get(struct tbuf_seqtab *t, uint32_t key, const struct tbuf_cli
     hash_put(t, key, slot);
     t->hashed++;
     empty_add(t, s);
-    return t->cached = slot;
+    return slot;
 }
 
 void tbuf_seq_close_producer(struct tbuf_seqtab *t, uint16_t producer_id)
@@ -283,15 +282,15 @@ enum tbuf_place tbuf_seq_locate(struct tbuf_seq *s, uint32_t id, uint32_t *pos)
     *pos = 0;
     if (s->count == 0)
         return TBUF_PLACE_NEW;
-    uint32_t front = tbuf_seq_ent(s, 0)->id;
-    uint32_t back = tbuf_seq_ent(s, s->count - 1)->id;
+    uint32_t front = s->ids.front;
+    uint32_t back = s->ids.back;
     uint32_t off = id - front;
     if (off > back - front) {
         bool newer = tbuf_id_diff(id, back) > 0;
         *pos = newer ? s->count : 0;
         return (newer ? off : back - id) <= TBUF_SEQ_SPAN ? TBUF_PLACE_NEW : TBUF_PLACE_TOO_FAR;
     }
-    if (off < s->count && tbuf_seq_ent(s, off)->id == id) {
+    if (back - front == s->count - 1 || (off < s->count && tbuf_seq_ent(s, off)->id == id)) {
         *pos = off;
         return TBUF_PLACE_FOUND;
     }
@@ -347,6 +346,11 @@ int tbuf_seq_insert(struct tbuf_seqtab *t, struct tbuf_seq *s, uint32_t pos, str
     if (s->count == 0) {
         empty_remove(t, s);
         t->live++;
+        s->ids.front = s->ids.back = e.id;
+    } else if (pos == 0) {
+        s->ids.front = e.id;
+    } else if (pos == s->count) {
+        s->ids.back = e.id;
     }
     if (pos < s->count / 2) { /* the shorter side moves */
         s->head = (s->head - 1) & ((1u << s->log2cap) - 1);
@@ -363,13 +367,17 @@ int tbuf_seq_insert(struct tbuf_seqtab *t, struct tbuf_seq *s, uint32_t pos, str
 
 void tbuf_seq_pop(struct tbuf_seqtab *t, struct tbuf_seq *s)
 {
+    bool no_gaps = s->ids.back - s->ids.front == s->count - 1;
     s->head = (s->head + 1) & ((1u << s->log2cap) - 1);
     s->count--;
+    if (s->count > 0)
+        s->ids.front = no_gaps ? s->ids.front + 1 : tbuf_seq_ent(s, 0)->id;
     if (s->log2cap > 3 && s->count <= 1u << (s->log2cap - 2))
         (void)resize(t, s, (uint8_t)(s->log2cap - 1)); /* no memory: stays as it is */
     if (s->count == 0) {
         if (s->log2cap > 1)
             (void)resize(t, s, 1);
+        s->state &= (uint8_t)~TBUF_SEQ_TOMBS;
         t->live--;
         empty_add(t, s);
     }
@@ -380,6 +388,12 @@ void tbuf_seq_sample(struct tbuf_seqtab *t, uint32_t slot, uint32_t bytes)
     uint32_t b = 0;
     while (b < TBUF_HIST_BUCKETS - 1 && bytes > tbuf_hist_bounds[b])
         b++;
+    struct tbuf_seq *s = &t->slots[slot];
+    if ((s->sampled & 1u << b) == 0) {
+        s->sampled |= (uint16_t)(1u << b);
+        t->info[slot].hist[b].count = 0;
+        t->info[slot].hist[b].sum = 0;
+    }
     t->info[slot].hist[b].count++;
     t->info[slot].hist[b].sum += bytes;
 }

@@ -41,6 +41,7 @@ static inline bool tbuf_ent_is_tomb(struct tbuf_ent e)
 #define TBUF_SEQ_LAST_INCOMPLETE 0x04u
 #define TBUF_SEQ_CLOSED          0x08u /* its producer is gone */
 #define TBUF_SEQ_RETURNED        0x10u /* a packet of it was returned */
+#define TBUF_SEQ_TOMBS           0x20u /* there may be tombs in the list */
 
 /* In tbuf_seq.last_loss only, never reported: the last chunk held a piece of a packet whose begin
  * is lost, so that the next piece needs no cause of its own. */
@@ -60,11 +61,19 @@ struct tbuf_seq {
     uint32_t stalled;       /* number of the read walk in which it had to wait */
     uint32_t head;          /* index of the front entry; next free slot in a free one */
     uint32_t count;
-    uint8_t log2cap; /* entries that fit; TBUF_SEQ_INLINE when the list is inline */
-    uint8_t state;   /* TBUF_SEQ_* */
-    uint16_t unused;
-    uint32_t older; /* ring of empty sequences, oldest first; 0 when not in it */
-    uint32_t newer;
+    uint8_t log2cap;  /* entries that fit; TBUF_SEQ_INLINE when the list is inline */
+    uint8_t state;    /* TBUF_SEQ_* */
+    uint16_t sampled; /* buckets of the histogram that hold something; the others are garbage */
+    union {
+        struct { /* with chunks: first and last id of the list, so that it need not be touched */
+            uint32_t front;
+            uint32_t back;
+        } ids;
+        struct { /* without: neighbours among the empty ones */
+            uint32_t older;
+            uint32_t newer;
+        } empty;
+    };
     union {
         struct tbuf_ent inl[TBUF_SEQ_INLINE];
         struct tbuf_ent *heap; /* own; when log2cap > 1 */
@@ -80,24 +89,30 @@ struct tbuf_seq_info {
     } hist[TBUF_HIST_BUCKETS];
 };
 
+struct tbuf_cell {
+    uint32_t key;
+    uint32_t slot; /* 0: free */
+};
+
+/* The order of the fields is by measurement: counters that are changed together do not stand side
+ * by side, or the compiler reads two of them at once and waits for the two stores before it. */
 struct tbuf_seqtab {
     struct tbuf_seq *slots;     /* own, mapped: `max` + 1 of them, pages come as they are used */
     struct tbuf_seq_info *info; /* own, mapped, parallel to slots */
-    uint32_t *hash;             /* own: slot numbers, 0 is free */
+    struct tbuf_cell *hash;     /* own */
     uint32_t hash_mask;         /* hash cells - 1, or 0 before the first sequence */
-    uint32_t hashed;            /* sequences in the hash */
+    uint32_t live;              /* sequences with chunks */
     uint32_t max;               /* slots that may exist */
-    uint32_t max_live;          /* sequences with chunks that may exist */
-    uint32_t max_empty;         /* sequences without chunks that are remembered */
-    uint32_t top;               /* slots 1..top were used at least once */
-    uint32_t free_head;
-    uint32_t live;
-    uint32_t empty;
+    uint32_t empty;             /* sequences without chunks that are remembered */
+    uint32_t max_live;
     uint32_t oldest_empty;
+    uint32_t max_empty;
     uint32_t newest_empty;
-    uint32_t cached; /* the sequence found last: commits come in bursts of one writer */
+    uint32_t top; /* slots 1..top were used at least once */
+    uint32_t free_head;
     uint64_t heap_bytes;
     uint64_t forgotten;
+    uint32_t hashed; /* sequences in the hash */
 };
 
 /* Sizes the table for a ring of `ring_size` bytes (spec/trace_buffer.md 22.2). 0 or -ENOMEM. */
@@ -113,7 +128,14 @@ uint64_t tbuf_seqtab_memory(const struct tbuf_seqtab *t);
 /* Slot of a key, 0: not known. */
 uint32_t tbuf_seq_find(struct tbuf_seqtab *t, uint32_t key);
 
-/* Warms the caches for tbuf_seq_find(). */
+/* Warms the caches for a copy to a slot. */
+static inline void tbuf_seq_warm_slot(const struct tbuf_seqtab *t, uint32_t slot)
+{
+    __builtin_prefetch(&t->slots[slot], 1);
+    __builtin_prefetch(&t->info[slot].hist[3], 1); /* the usual sizes, 129 bytes to 4 KiB */
+}
+
+/* Warms the caches for a copy to a key. */
 void tbuf_seq_warm(const struct tbuf_seqtab *t, uint32_t key);
 
 /* Slot of a key, made if it is not known; the oldest empty sequence is forgotten when too many are

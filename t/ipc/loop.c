@@ -11,6 +11,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
+
+void loop_no_leaks(void)
+{
+    if (__lsan_do_recoverable_leak_check != NULL)
+        cr_assert_eq(__lsan_do_recoverable_leak_check(), 0, "memory was lost");
+}
+
 void loop_ticks(struct reactor *r, int n)
 {
     for (int i = 0; i < n; i++)

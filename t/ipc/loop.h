@@ -42,6 +42,10 @@ bool loop_fd_holds(int fd, const char *text);
 /* Number of open descriptors of this process. */
 int loop_open_fds(void);
 
+/* Fails the test when memory was lost; does nothing without LeakSanitizer. For teardowns, when all
+ * is reaped. */
+void loop_no_leaks(void);
+
 /* Takes the first frame off a byte buffer: true with *f (views into buf) and *n shortened. */
 bool loop_frame(const uint8_t **p, size_t *n, struct frame *f);
 

@@ -84,6 +84,7 @@ static void teardown(void)
         channel_close(ch);
     reactor_settle(r);
     reactor_free(r);
+    loop_no_leaks();
     if (peer >= 0)
         close(peer);
     chrono_virtual_stop();
@@ -261,6 +262,60 @@ Test(channel, pause_holds_back_frames_already_read)
     loop_ticks(r, 3);
     cr_assert_eq(frames, 3);
     cr_assert_eq(closed, 1);
+}
+
+/* Nothing more comes on the socket; what was read before the pause is delivered all the same. */
+Test(channel, resume_delivers_what_was_read)
+{
+    open_with(plain);
+    size_t n = 0;
+    for (int i = 0; i < 3; i++)
+        n += make(big + n, 10, 1);
+    on_each = pause_it;
+    loop_write(peer, big, n);
+    loop_ticks(r, 3);
+    cr_assert_eq(frames, 1);
+    on_each = NULL;
+    channel_resume(ch);
+    cr_assert_eq(frames, 1, "from the loop");
+    loop_ticks(r, 2);
+    cr_assert_eq(frames, 3);
+}
+
+/* More than one tick's budget of frames lies behind the failed write. */
+Test(channel, many_frames_behind_a_failed_write_are_delivered)
+{
+    open_with((struct channel_conf){.read_budget = 1000});
+    size_t n = 0;
+    while (n < 50000)
+        n += make(big + n, 96, 1);
+    loop_write(peer, big, n);
+    close(peer);
+    peer = -1;
+    cr_assert_eq(channel_sendv(ch, &(struct iovec){big, 100}, 1, -1), ERR_HANGUP);
+    loop_ticks(r, 60);
+    cr_assert_eq(closed, 1);
+    cr_assert_eq(closed_at_frames, (int)(n / 100));
+}
+
+/* A peer that is being dropped and floods is read up to a bound, not for ever. */
+Test(channel, dropped_flooder_is_not_read_for_ever)
+{
+    open_with((struct channel_conf){.out_cap = 100000});
+    struct iovec iov = {big, 10000};
+    size_t n = 0;
+    while (n < 50000)
+        n += make(big + n, 96, 1);
+    while (channel_sendv(ch, &iov, 1, -1) == 0)
+        ;
+    int sent = 0;
+    for (int i = 0; i < 10000 && closed == 0; i++) {
+        sent += send(peer, big, n, MSG_NOSIGNAL) == (ssize_t)n;
+        loop_ticks(r, 1);
+    }
+    cr_assert_eq(closed, 1);
+    cr_assert_eq(reason, ERR_STALLED);
+    cr_assert_leq(sent, (int)(DEFAULTS_IPC_LAST_READ / 50000u + 10));
 }
 
 /* ---- output ---- */

@@ -57,6 +57,7 @@ static void teardown(void)
     listener_free(l);
     reactor_settle(r);
     reactor_free(r);
+    loop_no_leaks();
     unlink(path);
     rmdir(dir);
     for (int i = 0; i < accepted; i++)

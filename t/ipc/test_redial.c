@@ -39,6 +39,7 @@ static void teardown(void)
     redial_free(rd);
     reactor_settle(r);
     reactor_free(r);
+    loop_no_leaks();
     unlink(path);
     rmdir(dir);
     chrono_virtual_stop();

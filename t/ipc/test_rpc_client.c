@@ -144,6 +144,7 @@ static void teardown(void)
     drop_all();
     reactor_settle(r);
     reactor_free(r);
+    loop_no_leaks();
     if (peer >= 0)
         close(peer);
     chrono_virtual_stop();
@@ -603,6 +604,9 @@ static void dir_teardown(void)
     rpc_host_free(h);
     reactor_settle(r);
     reactor_free(r);
+    loop_no_leaks();
+    if (peer >= 0)
+        close(peer);
     unlink(path);
     rmdir(dir);
 }
@@ -652,6 +656,27 @@ Test(rpc_connect, tc10_nobody_there)
     cr_assert_eq(rpc_client_connect(c, "", err, sizeof(err)), -EINVAL);
     loop_ticks(r, 3);
     cr_assert_eq(unbound, 2);
+}
+
+/* A proxy that waited for the failed attempt is not bound by the next one, which may succeed before
+ * the proxy was told. */
+Test(rpc_connect, failed_attempt_takes_its_proxies_along)
+{
+    int fds[2];
+    struct rpc_proxy *a = bind_to(&service);
+    cr_assert_eq(rpc_client_connect(c, path, NULL, 0), -ENOENT);
+    loop_pair(fds);
+    peer = fds[1];
+    cr_assert_eq(rpc_client_adopt(c, fds[0]), 0);
+    struct rpc_proxy *b = bind_to(&service);
+    hear();
+    cr_assert_eq(unbound, 1);
+    struct frame f = next();
+    cr_assert_eq(f.kind, FRAME_BIND);
+    cr_assert_eq(in_n, 0u, "one bind");
+    answer_bind(f.request_id, 1);
+    cr_assert_not(rpc_proxy_is_bound(a));
+    cr_assert(rpc_proxy_is_bound(b));
 }
 
 /* T-C10 over TCP, where the refusal comes later. */
@@ -705,9 +730,12 @@ Test(rpc_connect, retry_until_the_name_appears)
     loop_ticks(r, 20);
     cr_assert_eq(connected + unbound + disconnected, 0, "it waits");
     uint64_t before = chrono_mono_ns();
+    int open_before = loop_open_fds();
     serve();
     cr_assert(loop_until(r, &bound, 1));
     cr_assert_lt(chrono_mono_ns() - before, 900 * CHRONO_MS, "long before the delay of 1 s");
+    cr_assert_eq(loop_open_fds(), open_before + 1 + 2 - 1,
+                 "listener and pair; no inotify any more");
     rpc_host_free(h);
     h = NULL;
     cr_assert(loop_until(r, &disconnected, 1));

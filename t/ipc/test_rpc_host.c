@@ -157,6 +157,7 @@ static void teardown(void)
     rpc_host_free(h);
     reactor_settle(r);
     reactor_free(r);
+    loop_no_leaks();
     if (peer >= 0)
         close(peer);
     chrono_virtual_stop();

@@ -372,6 +372,25 @@ Test(bundle, r96_legacy_generic)
     rig_fini(&r);
 }
 
+Test(bundle, r79_short_records_are_invalid)
+{
+    static uint8_t pages[1][PAGE];
+    uint8_t rec[64] = {0};
+    struct rig r;
+    rig_init(&r);
+    rig_ready(&r);
+    const struct events_event *e = rig_want(&r, "sched", "sched_switch");
+    cr_assert_eq(e->min_size, 64);
+    rig_common(rec, e->id, 1);
+    struct builder p = rig_page(pages[0], 1000, false);
+    rig_record(&p, 0, rec, 60);
+    rig_page_done(&p);
+    rig_batch(&r, pages, 1);
+    cr_assert_eq(r.b.parse_errors, 1U << RBPAGE_INVALID_EVENT);
+    cr_assert_not(fake_has(rig_bundle(&r, 0), PBF_FtraceEventBundle_event));
+    rig_fini(&r);
+}
+
 Test(bundle, t53_rename)
 {
     static uint8_t pages[1][PAGE];

@@ -137,3 +137,29 @@ Test(compact, t67_r153_format_check)
     cr_assert_not(r.ev.sched.valid);
     rig_fini(&r);
 }
+
+Test(compact, r150_names_end_at_the_first_nul_or_at_16_bytes)
+{
+    static uint8_t pages[1][PAGE];
+    static const char *const raw[] = {"same\0one", "same\0two", "0123456789abcdef"};
+    struct rig r;
+    rig_init(&r);
+    rig_ready(&r);
+    rig_want(&r, "sched", "sched_switch");
+    r.b.compact_on = true;
+    struct builder p = rig_page(pages[0], 1000, false);
+    for (unsigned i = 0; i < 3; i++) {
+        uint8_t rec[64] = {0};
+        rig_common(rec, r.ev.sched.switch_id, 1);
+        memcpy(rec + 40, raw[i], i < 2 ? 8 : 16);
+        rig_record(&p, 1, rec, sizeof rec);
+    }
+    rig_page_done(&p);
+    rig_batch(&r, pages, 1);
+    struct bytes_view c = fake_msg(rig_bundle(&r, 0), PBF_FtraceEventBundle_compact_sched, 0);
+    uint32_t table = PBF_FtraceEventBundle_CompactSched_intern_table;
+    cr_assert_eq(fake_count(c, table), 2);
+    cr_assert(fake_str_is(fake_msg(c, table, 0), "same"));
+    cr_assert(fake_str_is(fake_msg(c, table, 1), "0123456789abcdef"));
+    rig_fini(&r);
+}

@@ -437,6 +437,7 @@ Test(ftmux, t22_bad_options_reject_and_restore)
         struct ftcfg c = {.options = opts, .n_options = 2};
         struct ftmux_cfg *mc;
         rig_init(&r);
+        fake_put(&r.t.dir, "options/invalid;option", "1");
         rig_ready(&r);
         cr_assert_lt(ftmux_setup(&r.m, &c, false, &mc, r.why), 0, "%s", names[i]);
         cr_assert(has(&r, "options/record-tgid=0"), "R34: put back");
@@ -497,6 +498,18 @@ Test(ftmux, t24_t25_kprobes)
     rig_fini(&r);
 }
 
+Test(ftmux, r40_kprobe_groups_are_not_for_ftrace_events)
+{
+    struct rig r;
+    struct ftcfg c = CFG("perfetto_kprobes/fn", "perfetto_kretprobes/fn");
+    rig_init(&r);
+    fake_tracefs_event(&r.t, "perfetto_kprobes", "fn", 1501, "");
+    rig_ready(&r);
+    struct ftmux_cfg *mc = setup(&r, &c);
+    cr_assert_eq(mc->ids.n + mc->unknown.n + mc->failed.n, 0);
+    rig_fini(&r);
+}
+
 Test(ftmux, t141_two_configs)
 {
     struct rig r;
@@ -519,6 +532,7 @@ Test(ftmux, r59_buffer_percent_is_the_minimum_of_the_active)
 {
     struct rig r;
     struct ftcfg a = {.drain_buffer_percent = 30}, b = {.drain_buffer_percent = 20}, none = {0};
+    struct ftcfg large = {.drain_buffer_percent = 90};
     rig_init(&r);
     rig_ready(&r);
     struct ftmux_cfg *x = setup(&r, &a), *y = setup(&r, &b), *z = setup(&r, &none);
@@ -527,6 +541,8 @@ Test(ftmux, r59_buffer_percent_is_the_minimum_of_the_active)
     ftmux_start(&r.m, x);
     cr_assert_str_eq(fake_get(&r.t.dir, "buffer_percent"), "30");
     ftmux_start(&r.m, y);
+    cr_assert_str_eq(fake_get(&r.t.dir, "buffer_percent"), "20");
+    ftmux_start(&r.m, setup(&r, &large));
     cr_assert_str_eq(fake_get(&r.t.dir, "buffer_percent"), "20");
     ftmux_remove(&r.m, y);
     cr_assert_str_eq(fake_get(&r.t.dir, "buffer_percent"), "30");

@@ -524,3 +524,34 @@ Test(ps, stat_fields)
     cr_assert_not(ps_stat_field(ptext_of("no paren", 8), 4, &v));
     cr_assert_not(ps_stat_field(ptext_of("", 0), 14, &v));
 }
+
+/* A scan that takes many slices: whoever wants to write in between ends it first. */
+Test(ps, slices)
+{
+    struct rig r;
+    struct pbw *p = rig_init(&r);
+    pbw_varint(p, PBF_ProcessStatsConfig_proc_stats_poll_ms, 100);
+    for (int pid = 1; pid <= 20; pid++)
+        thread(&r, pid, pid, 0, "p", memory);
+    thread(&r, 50, 20, 0, "thread", memory);
+    rig_start(&r);
+    struct ps *ps = r.inst;
+    task_set_budget(&ps->scanning, 1, UINT64_MAX / 2);
+    for (unsigned i = 0; i < 4; i++)
+        reactor_tick(r.r, 0);
+    cr_assert_eq(r.sink.n, 0, "it is still going on");
+    cr_assert_gt(ps->polled.n, 0);
+    FORWARD(&r, 50);
+    cr_assert_eq(r.sink.n, 2);
+    cr_expect_eq(fake_count(stats(&r, 0), PBF_ProcessStats_processes), 20 + 1,
+                 "/proc/50 counts as well");
+    cr_expect_eq(fake_count(tree(&r, 1), PBF_ProcessTree_processes), 20);
+    reactor_settle(r.r);
+    chrono_virtual_advance(100 * CHRONO_MS);
+    for (unsigned i = 0; i < 3; i++)
+        reactor_tick(r.r, 0);
+    unsigned n = r.sink.n;
+    cr_assert(probe_ps.flush(r.inst, 1));
+    cr_expect_gt(r.sink.n, n, "a flush brings the rest");
+    rig_fini(&r);
+}

@@ -11,6 +11,7 @@
 #include "probes/ftrace/ftstats.h"
 #include "probes/ftrace/ksyms.h"
 #include "probes/ftrace/sctab.h"
+#include "probes/ftrace/wmark.h"
 #include "probes/procfs.h"
 #include "probes/u64set.h"
 
@@ -343,4 +344,23 @@ Test(evenc, r89_device_ids)
     cr_assert_eq(evenc_dev(259ULL << 20 | 0x123), 1114915);
     cr_assert_eq(evenc_dev(271581216), 66336);
     cr_assert_eq(evenc_dev(4442450946ULL), 17594983681026ULL);
+}
+
+Test(wmark, t32_kernels)
+{
+    static const char *const good[] = {
+        "6.9.13",  "6.9.0", "6.9.25-android14-11", "6.1.87-android14-4", "6.6.27-android15-8",
+        "6.18.44", "7.0"};
+    static const char *const bad[] = {"5.15.200",
+                                      "6.1.80-android14-4",
+                                      "6.6.26-android15-8",
+                                      "6.1.87-android13-4",
+                                      "6.1.87",
+                                      "6.8.1",
+                                      "",
+                                      "linux"};
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
+        cr_expect(wmark_kernel_ok(good[i]), "%s", good[i]);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        cr_expect_not(wmark_kernel_ok(bad[i]), "%s", bad[i]);
 }

@@ -101,8 +101,8 @@ data_sources {{ config {{ {SOURCE} }} }}
 END
 perfetto -c - --txt --detach=session2 -o trace.pftrace < cfg
 """)  # fmt: skip
-        # data sources deliver within their period; the file shows nothing of it
-        shell(s, "sleep 0.5")
+        begin = time.monotonic()
+        stack.until("data sources to deliver within their period", lambda: time.monotonic() > begin + 0.5)
         tap.expect_eq(len(trace(s)), 0, "bytes in the file before the stop")
         ok(s, "perfetto --attach=session2 --stop")
         tap.expect(data_packets(s) > 0, "no data")
@@ -122,9 +122,9 @@ buffers {{ size_kb: 16384 }}
 data_sources {{ config {{ {SOURCE} }} }}
 END
 perfetto -c - --txt --detach=session3 -o trace.pftrace < cfg
-sleep 1
-perfetto --attach=session3
 """)  # fmt: skip
+        stack.until("half of its time to pass", lambda: time.monotonic() > start + 1)
+        ok(s, "perfetto --attach=session3")
         tap.expect(time.monotonic() - start > 1.9, "it ended before its time")
         tap.expect(data_packets(s) > 0, "no data")
         ok(s, "perfetto --attach=session3", 2)

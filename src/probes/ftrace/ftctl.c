@@ -18,6 +18,7 @@
 #include "probes/ftrace/cpuread.h"
 #include "probes/ftrace/ftmux.h"
 #include "probes/ftrace/ftstats.h"
+#include "probes/ftrace/wmark.h"
 #include "protos/fieldnum.h"
 #include "reactor/alloc.h"
 #include "reactor/chrono.h"
@@ -29,6 +30,7 @@
 #define TICK_PAGES        256 /* R54 */
 #define PERIOD_DEFAULT_MS 100
 #define PERIOD_MAX_MS     60000
+#define PERIOD_WMARK_MS   1000 /* while the kernel wakes us for full buffers */
 
 /* One tracefs instance in use. */
 struct ftinst {
@@ -36,6 +38,7 @@ struct ftinst {
     char *name; /* own; "" = primary */
     struct ftmux mux;
     struct cpuread reader;
+    struct wmark wmark;
     struct list subs; /* of ftsub */
     unsigned n_started;
     struct bundle_snapshot snap; /* of the pass */
@@ -97,14 +100,17 @@ static struct ftsub *sub_of(struct list *pos)
 static uint32_t period_now(const struct ftctl *ctl)
 {
     uint32_t min = 0;
-    list_for_each (i, &ctl->insts)
+    bool watched = true;
+    list_for_each (i, &ctl->insts) {
+        watched &= inst_of(i)->n_started == 0 || wmark_is_on(&inst_of(i)->wmark);
         list_for_each (pos, &inst_of(i)->subs) {
             const struct ftsub *s = sub_of(pos);
             uint32_t v = s->started ? s->cfg.drain_period_ms : 0;
             if (v && (min == 0 || v < min))
                 min = v;
         }
-    return ftctl_period_ms(min);
+    }
+    return min == 0 && watched ? PERIOD_WMARK_MS : ftctl_period_ms(min);
 }
 
 /* At the next multiple of the period (R52). */
@@ -118,6 +124,14 @@ static void on_tick(void *arg)
 {
     struct ftctl *ctl = arg;
     arm_tick(ctl);
+    ctl->tick_due = true;
+    task_wake(&ctl->reading);
+}
+
+/* The kernel says that a buffer is filled beyond buffer_percent. */
+static void on_wmark(void *arg)
+{
+    struct ftctl *ctl = arg;
     ctl->tick_due = true;
     task_wake(&ctl->reading);
 }
@@ -368,6 +382,7 @@ static void put_inst(struct ftctl *ctl, struct ftinst *in)
         return;
     abandon_pass(ctl);
     list_remove(&in->node);
+    wmark_close(&in->wmark);
     cpuread_close(&in->reader);
     ftmux_fini(&in->mux);
     free(in->name);
@@ -459,6 +474,7 @@ int ftctl_start(struct ftsub *s)
         size_t need = (size_t)CPUREAD_BATCH * in->reader.page_size;
         if (need > ctl->pages_cap)
             ctl->pages = alloc_resize(ctl->pages, ctl->pages_cap = need, 1);
+        wmark_open(&in->wmark, ctl->r, &in->mux.fs, &in->reader, on_wmark, ctl);
         abandon_pass(ctl);
     }
     s->started = true;
@@ -492,6 +508,7 @@ void ftctl_unsubscribe(struct ftsub *s)
     ctl->n_subs--;
     ftmux_remove(&in->mux, s->mc);
     if (s->started && --in->n_started == 0) {
+        wmark_close(&in->wmark);
         cpuread_close(&in->reader);
         ftmux_reset_tracer(&in->mux);
     }

@@ -5,7 +5,7 @@
  * turn out to be refused when it becomes the highest: it is dropped then, with a line in the log.
  * Never touches another thread or process.
  */
-#include "svc/boost.h"
+#include "svc/prioboost.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -28,16 +28,16 @@ static struct {
 } before;
 
 /* FIFO above OTHER, then by priority. */
-static uint32_t rank(const struct boost *b)
+static uint32_t rank(const struct prioboost *b)
 {
     return b->policy * 1000 + b->priority;
 }
 
-static struct boost *highest(struct service *svc)
+static struct prioboost *highest(struct service *svc)
 {
-    struct boost *best = NULL;
+    struct prioboost *best = NULL;
     list_for_each (it, &svc->boosts) {
-        struct boost *b = list_entry(it, struct boost, node);
+        struct prioboost *b = list_entry(it, struct prioboost, node);
         if (!best || rank(b) > rank(best))
             best = b;
     }
@@ -54,7 +54,7 @@ static int set_scheduling(int policy, int priority, int nice_level)
     return 0;
 }
 
-static int apply(const struct boost *b)
+static int apply(const struct prioboost *b)
 {
     if (b->policy == POLICY_FIFO)
         return set_scheduling(SCHED_FIFO, (int)b->priority, 0);
@@ -70,8 +70,8 @@ static void remember(void)
     before.nice = getpriority(PRIO_PROCESS, 0);
 }
 
-int boost_take(struct service *svc, struct boost *b, uint32_t policy, uint32_t priority, char *why,
-               size_t whylen)
+int prioboost_take(struct service *svc, struct prioboost *b, uint32_t policy, uint32_t priority,
+                   char *why, size_t whylen)
 {
     bool ok = (policy == POLICY_OTHER && priority <= MAX_OTHER) ||
               (policy == POLICY_FIFO && priority >= 1 && priority <= MAX_FIFO);
@@ -82,7 +82,7 @@ int boost_take(struct service *svc, struct boost *b, uint32_t policy, uint32_t p
                  policy, priority, MAX_OTHER, MAX_FIFO);
         return ERR_BAD_CONFIG;
     }
-    struct boost *top = highest(svc);
+    struct prioboost *top = highest(svc);
     if (!top)
         remember();
     b->policy = policy;
@@ -102,7 +102,7 @@ int boost_take(struct service *svc, struct boost *b, uint32_t policy, uint32_t p
     return 0;
 }
 
-void boost_release(struct service *svc, struct boost *b)
+void prioboost_release(struct service *svc, struct prioboost *b)
 {
     if (!b->held)
         return;
@@ -110,7 +110,7 @@ void boost_release(struct service *svc, struct boost *b)
     list_remove(&b->node);
     b->held = false;
     while (was_top) {
-        struct boost *top = highest(svc);
+        struct prioboost *top = highest(svc);
         if (!top) {
             set_scheduling(before.policy, before.priority, before.nice);
             return;
@@ -124,7 +124,7 @@ void boost_release(struct service *svc, struct boost *b)
     }
 }
 
-void boost_move(struct service *svc, struct boost *to, struct boost *from)
+void prioboost_move(struct service *svc, struct prioboost *to, struct prioboost *from)
 {
     *to = *from;
     if (!from->held)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef SVC_BOOST_H
-#define SVC_BOOST_H
+#ifndef SVC_PRIOBOOST_H
+#define SVC_PRIOBOOST_H
 
 /*
  * TraceConfig.priority_boost: sessions may ask for a faster service thread; the highest wish is in
@@ -16,7 +16,7 @@
 struct service;
 
 /* Embedded in its session; zero-initialised it asks for nothing. */
-struct boost {
+struct prioboost {
     struct list node; /* in service.boosts */
     uint32_t policy;  /* PriorityBoostConfig.BoostPolicy */
     uint32_t priority;
@@ -25,13 +25,13 @@ struct boost {
 
 /* Checks a wish and puts it in force if it is the highest (V22). 0; ERR_BAD_CONFIG with a line in
  * why when it is out of range or the kernel refuses it: nothing has changed then. */
-int boost_take(struct service *svc, struct boost *b, uint32_t policy, uint32_t priority, char *why,
-               size_t whylen);
+int prioboost_take(struct service *svc, struct prioboost *b, uint32_t policy, uint32_t priority,
+                   char *why, size_t whylen);
 
 /* Gives it back; harmless when it holds nothing. */
-void boost_release(struct service *svc, struct boost *b);
+void prioboost_release(struct service *svc, struct prioboost *b);
 
 /* Moves a wish to its final place. */
-void boost_move(struct service *svc, struct boost *to, struct boost *from);
+void prioboost_move(struct service *svc, struct prioboost *to, struct prioboost *from);
 
 #endif

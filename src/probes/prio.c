@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* boost: keeps the wishes of all live instances and applies the strongest: FIFO before OTHER, then
+/* prio: keeps the wishes of all live instances and applies the strongest: FIFO before OTHER, then
  * the larger priority (R13). Scheduling belongs to the whole process, so the state is one static
  * list; the wishes are embedded in their instances. */
-#include "probes/boost.h"
+#include "probes/prio.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -20,10 +20,10 @@ static struct {
     struct sched_param param;
 } before;
 
-void boost_parse(struct boost *b, struct bytes_view config)
+void prio_parse(struct prio *b, struct bytes_view config)
 {
     struct bytes_field f, v;
-    *b = (struct boost){.policy = 0};
+    *b = (struct prio){.policy = 0};
     if (!bytes_find(config, PBF_DataSourceConfig_priority_boost, BYTES_LEN, &f))
         return;
     if (bytes_find(f.data, PBF_PriorityBoostConfig_policy, BYTES_VARINT, &v))
@@ -37,10 +37,10 @@ void boost_parse(struct boost *b, struct bytes_view config)
              "SCHED_FIFO 1 to 99); "
              "ignored",
              b->policy, b->priority);
-    *b = (struct boost){.policy = 0};
+    *b = (struct prio){.policy = 0};
 }
 
-static void apply(const struct boost *b)
+static void apply(const struct prio *b)
 {
     struct sched_param param = {.sched_priority = b->policy == POLICY_FIFO ? (int)b->priority : 0};
     int rc = sched_setscheduler(0, b->policy == POLICY_FIFO ? SCHED_FIFO : SCHED_OTHER, &param);
@@ -53,9 +53,9 @@ static void apply(const struct boost *b)
 
 static void strongest(void)
 {
-    const struct boost *best = NULL;
+    const struct prio *best = NULL;
     list_for_each (pos, &wishes) {
-        const struct boost *b = list_entry(pos, struct boost, node);
+        const struct prio *b = list_entry(pos, struct prio, node);
         if (!best || b->policy > best->policy ||
             (b->policy == best->policy && b->priority > best->priority))
             best = b;
@@ -64,7 +64,7 @@ static void strongest(void)
         apply(best);
 }
 
-void boost_add(struct boost *b)
+void prio_add(struct prio *b)
 {
     if (!b->policy)
         return;
@@ -77,7 +77,7 @@ void boost_add(struct boost *b)
     strongest();
 }
 
-void boost_remove(struct boost *b)
+void prio_remove(struct prio *b)
 {
     if (!b->policy)
         return;
