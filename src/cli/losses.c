@@ -532,6 +532,16 @@ static void report_buffer(struct report *r, const struct buffer *b, size_t i)
              i, b->violations);
 }
 
+/* The name under which a process is known as a producer: SDK programs use the first word of their
+ * command line (client_sdk.md R29), traced_probes has a name of its own (cli.md R845). */
+static const char *producer_of(const char *process)
+{
+    const char *base = strrchr(process, '/');
+
+    base = base ? base + 1 : process;
+    return strcmp(base, "traced_probes") == 0 ? "perfetto.traced_probes" : process;
+}
+
 static void report_sequences(struct losses *l, struct report *r)
 {
     uint64_t *ids = idmap_sorted_keys(&l->sequences), other = 0, more = 0;
@@ -548,12 +558,12 @@ static void report_sequences(struct losses *l, struct report *r)
             more++;
             continue;
         }
-        (void)snprintf(name, sizeof(name), "%s", process ? process : "unknown process");
+        (void)snprintf(name, sizeof(name), "%s", process ? process : "...");
         line(r,
              "lost: the shared memory of process %d (%s) was full %" PRIu64
              " times (sequence %" PRIu64
-             "); producers { producer_name: \"...\" shm_size_kb: %" PRIu64 " } would have held it",
-             (int)s->pid, name, s->smb_full, ids[i],
+             "); producers { producer_name: \"%s\" shm_size_kb: %" PRIu64 " } would have held it",
+             (int)s->pid, name, s->smb_full, ids[i], producer_of(name),
              proposal(s->peak_bytes * 4 / 1024, 1024, 32768));
     }
     if (more > 0)

@@ -323,7 +323,9 @@ static void on_done(void *arg, enum conssession_call call, bool ok, struct bytes
             progress_stats(&r->progress, reply);
         return;
     }
-    if (call == CONSSESSION_ATTACH && r->state == ATTACHING) {
+    if (call == CONSSESSION_CAPABILITIES && r->state == RUNNING) {
+        r->conf.started(r->conf.arg);
+    } else if (call == CONSSESSION_ATTACH && r->state == ATTACHING) {
         on_attach_done(r, ok, reply);
     } else if (call == CONSSESSION_DETACH && r->state == DETACHING) {
         on_detach_done(r, ok);
@@ -518,6 +520,10 @@ static void on_connected(void *arg)
         progress_begin(&r->progress, r->facts.duration_ms, r->facts.buffer_kb);
         deadline_every(&r->tick, DEADLINE_MONO, PROGRESS_MS * CHRONO_MS);
     }
+    /* a session that waits for its start trigger never starts by itself; that the service has got
+     * it is known when it answers a later call */
+    if (r->conf.started != NULL && r->facts.trigger_mode == TRACECONF_START_TRACING)
+        conssession_capabilities(r->session);
     if (r->stop_pending)
         record_stop(r, "");
 }

@@ -119,12 +119,18 @@ static int prepare(struct run *run)
 
 /* ---- the command ---- */
 
+static int catch_signals(struct run *run, bool pass_on);
+
 static void on_command_ended(void *arg, int status)
 {
     struct run *run = arg;
 
     run->command_runs = false;
     run->command_code = status;
+    /* from now on a signal is for us: the first is a warning, the second ends us */
+    stopsig_fini(&run->signals);
+    run->has_signals = false;
+    (void)catch_signals(run, false);
     if (run->recording)
         record_stop(run->record, "");
     stop_loop_if_over(run);
@@ -147,7 +153,7 @@ static void on_started(void *arg)
     struct run *run = arg;
 
     deadline_cancel(&run->patience);
-    if (run->cl->command == NULL || run->command != NULL || run->code != 0)
+    if (run->command != NULL || run->code != 0)
         return;
     run->command =
         harness_start(run->reactor, run->cl->command, on_command_ended, run, &run->command_code);
@@ -168,20 +174,24 @@ static void on_signal(void *arg, int signo, bool sent)
             harness_signal(run->command, signo);
         return;
     }
+    if (run->cl->command != NULL && run->command_code >= 0) {
+        fputs("perfetto: the trace is being saved; a second signal gives it up\n", stderr);
+        return;
+    }
     if (run->cl->command != NULL)
-        run->command_code = 128 + signo;
+        run->command_code = 128 + signo; /* before the command was run */
     (void)snprintf(why, sizeof(why), "%s received", signo == SIGINT ? "SIGINT" : "SIGTERM");
     if (run->recording)
         record_stop(run->record, why);
 }
 
-static int catch_signals(struct run *run)
+/* pass_on: what the command may want to know of as well. */
+static int catch_signals(struct run *run, bool pass_on)
 {
     static const int stop[] = {SIGINT, SIGTERM, 0};
     static const int pass[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, 0};
-    bool harness = run->cl->command != NULL;
-    int rc =
-        stopsig_init(&run->signals, run->reactor, harness ? pass : stop, !harness, on_signal, run);
+    int rc = stopsig_init(&run->signals, run->reactor, pass_on ? pass : stop, !pass_on, on_signal,
+                          run);
 
     run->has_signals = rc == 0;
     return rc;
@@ -213,13 +223,13 @@ static bool begin(struct run *run)
         .want_started = cl->background_wait || cl->notify_fd >= 0 || cl->command != NULL,
         .talkative = !cl->quiet && cl->action != CMDLINE_IS_DETACHED,
         .terminal = isatty(STDERR_FILENO),
-        .started = on_started,
+        .started = cl->command != NULL ? on_started : NULL,
         .done = on_recorded,
         .arg = run,
     };
 
     run->record = record_new(run->reactor, &conf);
-    if (run->record == NULL || catch_signals(run) != 0) {
+    if (run->record == NULL || catch_signals(run, cl->command != NULL) != 0) {
         run->code = RECORD_FAILED;
         return false;
     }

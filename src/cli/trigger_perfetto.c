@@ -15,14 +15,12 @@
 #include "reactor/bytes.h"
 #include "reactor/version.h"
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv, struct bytes_view *names)
 {
-    struct bytes_view *names = alloc_array((size_t)argc + 1, sizeof(*names));
     struct opts_scan s;
     const char *arg;
     enum opts_id id;
     size_t n = 0;
-    int code;
 
     opts_scan_init(&s, opts_trigger_perfetto, argc, argv);
     while ((id = opts_next(&s, &arg)) != OPTS_END) {
@@ -42,10 +40,16 @@ int main(int argc, char **argv)
     if (n == 0) {
         fputs("trigger_perfetto: no trigger named\n", stderr);
         opts_usage(stderr, opts_trigger_perfetto);
-        free(names);
         return 1;
     }
-    code = trigger_send("trigger_perfetto", names, n);
+    return trigger_send("trigger_perfetto", names, n);
+}
+
+int main(int argc, char **argv)
+{
+    struct bytes_view *names = alloc_array((size_t)argc + 1, sizeof(*names));
+    int code = run(argc, argv, names);
+
     free(names);
     return code;
 }

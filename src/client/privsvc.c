@@ -117,6 +117,7 @@ static void janitor_main(const struct privsvc *p, int fd)
 
     (void)prctl(PR_SET_NAME, "perfetto-janitor");
     (void)setpgid(0, 0);
+    (void)!chdir("/"); /* no file system is kept busy */
     for (int s = 1; s < NSIG; s++)
         (void)signal(s, SIG_IGN);
     for (;;) {

@@ -168,7 +168,7 @@ Test(losses, shared_memory_full_names_process_and_size)
     for (int i = 0; i < 20; i++) /* 1.2 MB within 100 ms */
         packet(3, 77, i == 5 ? 257 : 0, 1000000000ull + (uint64_t)i * 1000, 60000);
     expect("process 77 (/bin/app) was full 1 times (sequence 3)", 1);
-    expect("shm_size_kb: 8192", 1);
+    expect("producer_name: \"/bin/app\" shm_size_kb: 8192", 1);
 }
 
 static void cpu_stats(int phase, uint64_t overrun)

@@ -157,6 +157,16 @@ def _():
         s.nothing_left()
 
 
+@tap.case("a session that waits for a start trigger does not hold the command back; the command can trigger it")
+def _():
+    with Corner() as s:
+        with open(s.path("cfg"), "w") as f:
+            f.write(CONFIG + 'trigger_config { trigger_mode: START_TRACING trigger_timeout_ms: 60000 triggers { name: "go" stop_delay_ms: 100 } }')
+        r = s.run("--", "sh", "-c", f'"{s.program("trigger_perfetto")}" go')
+        tap.expect_eq(r.returncode, 0, r.stderr)
+        s.nothing_left()
+
+
 @tap.case("killed: the command, the service, its sockets and its folder go as well")
 def _():
     with Corner() as s:
