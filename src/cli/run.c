@@ -190,8 +190,8 @@ static int catch_signals(struct run *run, bool pass_on)
 {
     static const int stop[] = {SIGINT, SIGTERM, 0};
     static const int pass[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, 0};
-    int rc = stopsig_init(&run->signals, run->reactor, pass_on ? pass : stop, !pass_on, on_signal,
-                          run);
+    int rc =
+        stopsig_init(&run->signals, run->reactor, pass_on ? pass : stop, !pass_on, on_signal, run);
 
     run->has_signals = rc == 0;
     return rc;
