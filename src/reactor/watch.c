@@ -14,7 +14,9 @@
 
 #include <errno.h>
 #include <event2/event.h>
+#include <sys/epoll.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 void watch_init(struct watch *w, struct reactor *r, const char *name, int fd, watch_cb *cb,
                 void *arg)
@@ -65,13 +67,22 @@ void core_watches_run(struct reactor *r)
     }
 }
 
-/* What libevent would complain about on stderr by itself is found out beforehand. */
+/* What libevent would complain about on stderr by itself is found out beforehand. A file's type
+ * does not settle it: the pipes of tracefs look like regular files and can be watched. */
 static int check_fd(int fd)
 {
     struct stat st;
+    struct epoll_event ev = {.events = EPOLLIN};
     if (fstat(fd, &st) != 0)
         return -errno;
-    return S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) ? -EPERM : 0;
+    if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+        return 0;
+    int probe = epoll_create1(EPOLL_CLOEXEC);
+    if (probe < 0)
+        return -errno;
+    int err = epoll_ctl(probe, EPOLL_CTL_ADD, fd, &ev) != 0 ? -errno : 0;
+    close(probe);
+    return err;
 }
 
 static int switch_on(struct watch *w, struct event **ev, short what, event_callback_fn cb)

@@ -12,12 +12,14 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "fake.h"
 #include "probes/ftrace/ftctl.h"
 #include "probes/ftrace/ftmux.h"
+#include "probes/ftrace/wmark.h"
 #include "protos/fieldnum.h"
 #include "reactor/reactor.h"
 
@@ -211,6 +213,51 @@ Test(live, life_of_a_process)
     cr_expect_eq(exited, 1);
     cr_expect_geq(switched, 1, "it was switched out for good under its new name");
     ftctl_unsubscribe(s);
+    live_fini(&l);
+}
+
+static void count_wake(void *arg)
+{
+    ++*(unsigned *)arg;
+}
+
+/* R60: a pipe of tracefs can be watched although it looks like a regular file, and it wakes us once
+ * buffer_percent is reached, not before. */
+Test(live, r60_full_buffers_wake_the_reader)
+{
+    struct live l;
+    struct tracefs fs;
+    struct cpuread reader;
+    struct wmark w;
+    struct utsname u;
+    unsigned wakes = 0;
+    uname(&u);
+    if (!wmark_kernel_ok(u.release)) {
+        cr_skip("needs Linux 6.9");
+        return;
+    }
+    if (!live_init(&l))
+        return;
+    cr_assert_eq(tracefs_open(&fs, l.inst), 0);
+    cr_assert_eq(tracefs_write(&fs, "buffer_size_kb", "64"), 0);
+    cr_assert_eq(tracefs_write(&fs, "tracing_on", "1"), 0);
+    cr_assert_eq(cpuread_open(&reader, &fs, 4096), 0);
+    cr_assert(wmark_open(&w, l.r, &fs, &reader, count_wake, &wakes));
+    mark(&l, "one line\n");
+    for (unsigned i = 0; i < 5; i++)
+        reactor_tick(l.r, 1000000);
+    cr_expect_eq(wakes, 0);
+    char line[200];
+    memset(line, 'x', sizeof line - 1);
+    line[sizeof line - 1] = '\0';
+    for (unsigned i = 0; i < 600 * tracefs_n_cpus(); i++)
+        mark(&l, line);
+    for (unsigned i = 0; i < 1000 && !wakes; i++)
+        reactor_tick(l.r, 10000000);
+    cr_expect_gt(wakes, 0);
+    wmark_close(&w);
+    cpuread_close(&reader);
+    tracefs_close(&fs);
     live_fini(&l);
 }
 
