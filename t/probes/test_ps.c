@@ -358,6 +358,8 @@ Test(ps, r191_only_what_changed)
     pbw_varint(p, PBF_ProcessStatsConfig_proc_stats_cache_ttl_ms, 100000);
     thread(&r, 5, 5, 1, "p5", memory);
     thread(&r, 6, 6, 1, "p6", memory);
+    pbw_bool(p, PBF_ProcessStatsConfig_resolve_process_fds, true);
+    fake_link(&r.d, "proc/6/fd/1", "/dev/null");
     rig_start(&r);
     reactor_settle(r.r);
     unsigned n = r.sink.n;
@@ -369,6 +371,7 @@ Test(ps, r191_only_what_changed)
     cr_expect_eq(fake_num(x, PBF_ProcessStats_Process_pid), 6);
     cr_expect_eq(fake_num(x, PBF_ProcessStats_Process_vm_size_kb), 101);
     cr_expect_not(fake_has(x, PBF_ProcessStats_Process_vm_rss_kb));
+    cr_expect_not(fake_has(x, PBF_ProcessStats_Process_fds));
     rig_fini(&r);
 }
 
@@ -448,6 +451,7 @@ Test(ps, r172_scan_at_start)
     fake_mkdir(&r.d, "proc/5/task/5");
     fake_mkdir(&r.d, "proc/5/task/7");
     fake_mkdir(&r.d, "proc/sys");
+    thread(&r, 8, 5, 1, "not a leader", "");
     fake_mkdir(&r.d, "proc/99"); /* gone already */
     fake_link(&r.d, "proc/5/fd/0", "/dev/null");
     rig_start(&r);
