@@ -596,11 +596,6 @@ enum tbuf_outcome tbuf_copy_chunk(struct tbuf *b, const struct tbuf_chunk_in *in
     return copy_new(b, &c, slot);
 }
 
-void tbuf_expect(const struct tbuf *b, uint16_t producer_id, uint16_t writer_id)
-{
-    tbuf_seq_warm(&b->seqs, (uint32_t)producer_id << 16 | writer_id);
-}
-
 /* ---- patches ---- */
 
 bool tbuf_patch(struct tbuf *b, uint16_t producer_id, uint16_t writer_id, uint32_t chunk_id,
@@ -617,6 +612,8 @@ bool tbuf_patch(struct tbuf *b, uint16_t producer_id, uint16_t writer_id, uint32
         return false;
     }
     struct tbuf_rec *r = tbuf_rec_of(b, tbuf_seq_ent(s, pos)->ref);
+    if (pos > 0 && pos <= s->chain)
+        s->chain = pos - 1; /* what was seen of it may not hold any more */
     for (size_t i = 0; i < n; i++) {
         if (r->payload < 4 || patches[i].offset > r->payload - 4u) {
             b->stats.patches_failed++;

@@ -85,14 +85,11 @@ enum tbuf_outcome {
     TBUF_IS_READ_ONLY, /* a clone or a buffer set read-only; nothing done */
 };
 
-/* Copies one chunk. Every byte of the payload is read at most once, into private memory, before it
- * is looked at: the producer may change it meanwhile. Bytes after the last counted fragment are not
- * stored. Makes slices of earlier packets invalid. No system call, no allocation except when an
- * order list doubles. */
+/* Copies one chunk. Bytes of the payload are copied into private memory before they are looked at,
+ * and none that was looked at is read again: the producer may change them meanwhile. Bytes after
+ * the last counted fragment are not stored. Makes slices of earlier packets invalid. No system
+ * call, no allocation except when an order list doubles. */
 enum tbuf_outcome tbuf_copy_chunk(struct tbuf *b, const struct tbuf_chunk_in *in);
-
-/* A hint, never needed: the caller will soon copy a chunk of this writer. Warms the sequence. */
-void tbuf_expect(const struct tbuf *b, uint16_t producer_id, uint16_t writer_id);
 
 /* ---------------------------------------------------------------- patches */
 

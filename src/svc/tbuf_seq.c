@@ -182,12 +182,6 @@ uint32_t tbuf_seq_find(struct tbuf_seqtab *t, uint32_t key)
     return 0;
 }
 
-void tbuf_seq_warm(const struct tbuf_seqtab *t, uint32_t key)
-{
-    if (t->hash != NULL)
-        tbuf_seq_warm_slot(t, t->hash[hash_cell(t, key)].slot);
-}
-
 /* ---- the ring of empty sequences ---- */
 
 static void empty_add(struct tbuf_seqtab *t, struct tbuf_seq *s)

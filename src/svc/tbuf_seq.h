@@ -135,9 +135,6 @@ static inline void tbuf_seq_warm_slot(const struct tbuf_seqtab *t, uint32_t slot
     __builtin_prefetch(&t->info[slot].hist[3], 1); /* the usual sizes, 129 bytes to 4 KiB */
 }
 
-/* Warms the caches for a copy to a key. */
-void tbuf_seq_warm(const struct tbuf_seqtab *t, uint32_t key);
-
 /* Slot of a key, made if it is not known; the oldest empty sequence is forgotten when too many are
  * remembered. 0: no memory, or max_live sequences have chunks: see tbuf_seqtab_full(). */
 uint32_t tbuf_seq_get(struct tbuf_seqtab *t, uint32_t key, const struct tbuf_client *client);
