@@ -118,6 +118,16 @@ static void send_bind_reply(struct peer *p, uint64_t request_id)
     struct frame_method methods[PORT_PRODUCER_METHODS];
     uint8_t buf[1024];
     size_t n = 0;
+    if (p->bind) {
+        struct frame f = *p->bind;
+        size_t len = f.u.bind_reply.methods.n + FRAME_OVERHEAD;
+        uint8_t *out = malloc(len);
+        f.request_id = request_id;
+        cr_assert_eq(frame_put(&f, out, len, &len), 0);
+        peer_send(p, out, len, -1);
+        free(out);
+        return;
+    }
     if (p->no_producer) {
         peer_send(p, buf, frame_put_bind_unknown(buf, request_id), -1);
         return;
@@ -188,6 +198,8 @@ static void answer(struct peer *p, const struct peer_call *c)
             return;
         if (p->refuse)
             peer_send(p, buf, frame_put_rejected(buf, c->request_id), -1);
+        else if (p->init.p)
+            peer_reply(p, c->request_id, false, p->init.p, p->init.n, -1);
         else
             peer_reply(p, c->request_id, false, flags, sizeof(flags), -1);
         return;
@@ -211,11 +223,11 @@ static void take_frame(struct peer *p, struct bytes_view payload)
         return;
     }
     cr_assert_eq(f.kind, FRAME_INVOKE);
-    cr_assert_eq(f.u.invoke.service_id, 9);
+    cr_assert_eq(f.u.invoke.service_id, p->bind ? p->bind->u.bind_reply.service_id : 9);
     p->calls = realloc(p->calls, (p->call_count + 1) * sizeof(*p->calls));
     struct peer_call *c = &p->calls[p->call_count++];
     *c = (struct peer_call){
-        .method = f.u.invoke.method_id - 100,
+        .method = f.u.invoke.method_id - (p->bind ? 0 : 100), /* recorded ids are ours */
         .request_id = f.request_id,
         .args = malloc(f.u.invoke.args.n + 1),
         .len = f.u.invoke.args.n,

@@ -47,13 +47,15 @@ struct peer {
     unsigned connections;
 
     /* How it answers. */
-    bool refuse;      /* InitializeConnection */
-    bool emulate;     /* use_shmem_emulation */
-    bool take_offer;  /* using_shmem_provided_by_producer */
-    bool direct;      /* direct_smb_patching_supported */
-    bool silent;      /* answers nothing but binds */
-    bool no_producer; /* does not know ProducerPort */
-    uint32_t skip;    /* this method is not listed */
+    bool refuse;              /* InitializeConnection */
+    bool emulate;             /* use_shmem_emulation */
+    bool take_offer;          /* using_shmem_provided_by_producer */
+    bool direct;              /* direct_smb_patching_supported */
+    bool silent;              /* answers nothing but binds */
+    bool no_producer;         /* does not know ProducerPort */
+    const struct frame *bind; /* borrow: a recorded bind reply to give instead of our own */
+    struct bytes_view init;   /* the same for InitializeConnection */
+    uint32_t skip;            /* this method is not listed */
 
     struct shmem shm;        /* what was announced or offered */
     uint64_t command_id;     /* request id of GetAsyncCommand, 0 = not yet */
