@@ -320,11 +320,17 @@ Test(session, R28_all_started)
         msg_num(c->events.p, c->events.n, PBF_ObservableEvents_all_data_sources_started, 0), 1);
     prod_started(p, prod_instance(p, 1));
     world_settle(w);
+    prod_unregister(p, "a");
+    world_settle(w);
     cr_expect_eq(c->nevents, 1, "once per session");
+    prod_register(p, "a", DS_NOTIFY_START);
+    prod_started(p, prod_instance(p, 2));
+    world_settle(w);
+    cr_expect_eq(c->nevents, 1);
     cons_ask(c, MSG_C_FREE); /* T123: again with the next session */
     cons_enable(c, &w->cfg);
-    prod_started(p, prod_instance(p, 2));
     prod_started(p, prod_instance(p, 3));
+    prod_started(p, prod_instance(p, 4));
     world_settle(w);
     cr_expect_eq(c->nevents, 2);
 }
