@@ -451,6 +451,32 @@ Test(pbtext, reports_all_errors) /* R1144 and beyond: nothing stops the parse */
     done(&r);
 }
 
+/* After a wrong character the parse goes on behind it, at the brace that closes the message or with
+ * the next line; what was skipped is not reported again. */
+Test(pbtext, recovers_where_a_field_can_begin)
+{
+    static const struct {
+        const char *text;
+        int errors;
+    } t[] = {
+        {"buffers { ? size_kb: 1 } duration_ms: 5", 1},
+        {"buffers { ? { x } size_kb: 1 } duration_ms: 5", 1},
+        {"buffers {\n = 1\n size_kb: 1\n}\nduration_ms: 5", 1},
+        {"{ a { b: 1\n } }\nduration_ms: 5", 1},
+        {"activate_triggers: ['a' ?\nduration_ms: 5", 1},
+        {"? ? ?\n? \nduration_ms: x", 2},
+    };
+
+    for (size_t i = 0; i < sizeof(t) / sizeof(*t); i++) {
+        struct result r = run(t[i].text, false);
+        int n = 0;
+        for (const char *at = r.log; (at = strstr(at, " error: ")) != NULL; at++)
+            n++;
+        cr_expect_eq(n, t[i].errors, "%d errors for %s:\n%s", n, t[i].text, r.log);
+        done(&r);
+    }
+}
+
 Test(pbtext, marks_the_token) /* R1140 R1142 */
 {
     struct result r = run("\n  not_a_label: false\n", false);

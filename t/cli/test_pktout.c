@@ -74,6 +74,28 @@ Test(pktout, framing) /* R530 R533 */
     pktout_fini(&out);
 }
 
+/* Lengths around the end of one byte of a varint. */
+Test(pktout, lengths)
+{
+    static char big[16385], got[40000];
+    static const struct {
+        size_t len;
+        const char *head;
+    } t[] = {{127, "\x0a\x7f"}, {128, "\x0a\x80\x01"}, {16383, "\x0a\xff\x7f"}};
+    size_t at = 0;
+
+    cr_assert_eq(pktout_open(&out, path, false, err, sizeof(err)), 0);
+    for (size_t i = 0; i < 3; i++)
+        packet(big, t[i].len);
+    pktout_close(&out);
+    cr_expect_eq(slurp(got, sizeof(got)), 129 + 131 + 16386);
+    for (size_t i = 0; i < 3; i++) {
+        cr_expect_arr_eq(got + at, t[i].head, strlen(t[i].head), "%zu", t[i].len);
+        at += strlen(t[i].head) + t[i].len;
+    }
+    pktout_fini(&out);
+}
+
 Test(pktout, mode_and_clobber) /* R511 R512 */
 {
     struct stat st;
