@@ -152,7 +152,8 @@ static void bench_trace(void)
     char *const traced[] = {"traced", NULL};
     char *const trace[] = {"perfetto", "-t", "1ms", "-o", "/dev/null", NULL};
     char *const query[] = {"perfetto", "--query-raw", NULL};
-    char dir[] = "/tmp/bench_cli.XXXXXX", sock[2][64];
+    char dir[] = "/tmp/bench_cli.XXXXXX", sock[2][64], number[16], byte;
+    int ready[2];
     pid_t pid;
 
     if (mkdtemp(dir) == NULL)
@@ -161,9 +162,16 @@ static void bench_trace(void)
     snprintf(sock[1], sizeof(sock[1]), "%s/c", dir);
     setenv("PERFETTO_PRODUCER_SOCK_NAME", sock[0], 1);
     setenv("PERFETTO_CONSUMER_SOCK_NAME", sock[1], 1);
+    if (pipe(ready) != 0)
+        return;
+    snprintf(number, sizeof(number), "%d", ready[1]);
+    setenv("TRACED_NOTIFY_FD", number, 1);
     pid = start("traced", traced);
-    for (int i = 0; i < 500 && access(sock[1], F_OK) != 0; i++)
-        usleep(10000);
+    close(ready[1]);
+    while (read(ready[0], &byte, 1) > 0) /* "1", then the end: it listens */
+        ;
+    close(ready[0]);
+    unsetenv("TRACED_NOTIFY_FD");
     bench_program("perfetto --query-raw", "perfetto", query);
     bench_program("a trace of 1 ms, without data sources", "perfetto", trace);
     kill(pid, SIGTERM);
