@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 
 struct charge_account {
     struct charge_book *book; /* borrow */
@@ -43,6 +44,11 @@ static const struct charge_limit default_limits[CHARGE_KINDS] = {
     [CHARGE_SMB_BYTES] = {DEFAULTS_UID_SMB_BYTES, UINT64_MAX},
     [CHARGE_BUFFER_BYTES] = {DEFAULTS_UID_BUFFER_BYTES, UINT64_MAX},
 };
+
+void charge_default_limits(struct charge_limit limits[CHARGE_KINDS])
+{
+    memcpy(limits, default_limits, sizeof(default_limits));
+}
 
 struct charge_book *charge_book_new(const struct charge_limit limits[CHARGE_KINDS])
 {

@@ -37,6 +37,9 @@ struct charge {
     enum charge_kind kind;
 };
 
+/* The limits of reactor/defaults.h, to change some of them. */
+void charge_default_limits(struct charge_limit limits[CHARGE_KINDS]);
+
 /* A book with these limits for every uid; NULL: those of reactor/defaults.h. Never NULL. */
 struct charge_book *charge_book_new(const struct charge_limit limits[CHARGE_KINDS]);
 

@@ -3,10 +3,11 @@
  * traced, the tracing service as a daemon: options, sockets, signals, and the loop. It makes one
  * reactor, one service, one host of connections per kind of peer and the listeners that feed them,
  * and takes them apart in the opposite order. All behaviour is elsewhere; what is decided here is
- * which sockets there are and when the process ends.
+ * which sockets there are, who may speak what on them, where the log goes, and when the process
+ * ends.
  */
 #include <errno.h>
-#include <getopt.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,11 +24,15 @@
 #include "reactor/defaults.h"
 #include "reactor/log.h"
 #include "reactor/sig.h"
+#include "reactor/str.h"
 #include "svc/consport.h"
+#include "svc/daemonopt.h"
 #include "svc/portlib.h"
 #include "svc/prodport.h"
+#include "svc/relayport.h"
 #include "svc/service.h"
 #include "svc/trim.h"
+#include "svc/upkeep.h"
 
 #define VERSION_TEXT "Perfetto v" PACKAGE_VERSION " (perfetto-c)"
 
@@ -38,71 +43,69 @@
 #define LARGEST_PACKET ((size_t)1 << 30)
 #define OUT_HIGH       ((size_t)1 << 20)
 
-enum { OPT_VERSION = 256, OPT_HELP, OPT_BACKGROUND, OPT_PERMISSIONS };
+/* Tags of connections: how their listener was opted in (R19). */
+#define TAG_PLAIN 1u
+#define TAG_RELAY 2u
 
-static const struct option options[] = {
-    {"version", no_argument, NULL, OPT_VERSION},
-    {"help", no_argument, NULL, OPT_HELP},
-    {"background", no_argument, NULL, OPT_BACKGROUND},
-    {"set-socket-permissions", required_argument, NULL, OPT_PERMISSIONS},
-    {NULL, 0, NULL, 0},
+/* One listening socket and where its connections go. */
+struct endpoint {
+    struct daemon *daemon; /* borrow */
+    struct listener *listener;
+    struct rpc_host *host; /* borrow */
+    uint32_t tag;
+    bool adopted;
 };
 
-static const char usage_text[] =
-    "usage: traced [OPTIONS]\n"
-    "  --background                            run as a daemon; prints its pid\n"
-    "  --set-socket-permissions PG:PM:CG:CM    group and octal mode of the producer socket, then "
-    "of\n"
-    "                                          the consumer socket\n"
-    "  --version                               print the version\n"
-    "  --help                                  print this text\n";
-
 struct daemon {
-    bool background;
-    const char *permissions; /* borrow: argument of --set-socket-permissions */
+    struct daemonopt opt;
+    char *log_path; /* own: absolute; NULL: stderr is the log */
 
     struct reactor *reactor;
     struct service *svc;
     struct rpc_host *producers, *consumers;
     struct prodport *prodport;
     struct consport *consport;
-    struct listener *listeners[MAX_LISTENERS]; /* the consumers' one first */
-    size_t nlisteners;
+    struct relayport *relayport;
+    struct endpoint endpoints[MAX_LISTENERS]; /* the consumers' one first */
+    size_t nendpoints;
+    struct upkeep upkeep;
     struct sig term, intr, usr1, usr2, hup;
 };
 
-/* ---- options ---- */
+/* ---- log and background ---- */
 
-/* 0 to go on; else the process ends with *status. */
-static int parse_options(struct daemon *d, int argc, char **argv, int *status)
+/* Makes the file stderr. Nothing is lost when it cannot be opened: the log stays where it was. */
+static int open_log(const char *path)
 {
-    int opt;
-    *status = 0;
-    while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        switch (opt) {
-        case OPT_VERSION:
-            puts(VERSION_TEXT);
-            return 1;
-        case OPT_HELP:
-            fputs(usage_text, stdout);
-            return 1;
-        case OPT_BACKGROUND:
-            d->background = true;
-            break;
-        case OPT_PERMISSIONS:
-            d->permissions = optarg;
-            break;
-        default:
-            fputs(usage_text, stderr);
-            *status = 1;
-            return 1;
-        }
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0640);
+    if (fd < 0) {
+        int err = errno;
+        log_error("cannot open the log %s: %s", path, strerror(err));
+        return -err;
     }
+    dup2(fd, STDERR_FILENO);
+    close(fd);
     return 0;
 }
 
+/* Opens the log of --log-file, under a name that holds after a change of folder. */
+static int start_log(struct daemon *d)
+{
+    char cwd[4096];
+    const char *path = d->opt.log_file;
+    if (!path)
+        return 0;
+    if (*path == '/')
+        d->log_path = alloc_strdup(path);
+    else if (getcwd(cwd, sizeof(cwd)))
+        d->log_path = str_format("%s/%s", cwd, path);
+    else
+        return -errno;
+    return open_log(d->log_path);
+}
+
 /* Detaches from the terminal. The parent prints the child's pid and ends. */
-static void go_background(void)
+static void go_background(const struct daemon *d)
 {
     pid_t pid = fork();
     if (pid < 0) {
@@ -118,7 +121,7 @@ static void go_background(void)
     if (chdir("/") != 0)
         log_warn("cannot change to /: %s", strerror(errno));
     if (!freopen("/dev/null", "r", stdin) || !freopen("/dev/null", "w", stdout) ||
-        !freopen("/dev/null", "w", stderr))
+        (!d->log_path && !freopen("/dev/null", "w", stderr)))
         _exit(1);
 }
 
@@ -126,34 +129,95 @@ static void go_background(void)
 
 static void on_accept(void *arg, struct listener *listener, int fd)
 {
+    const struct endpoint *e = arg;
     (void)listener;
-    rpc_host_accept(arg, fd, 0);
+    if (rpc_host_accept(e->host, fd, e->tag) == 0)
+        upkeep_changed(&e->daemon->upkeep);
 }
 
-static int add_listener(struct daemon *d, const char *label, const char *address, int fd,
+static int on_admit(void *arg, struct rpc_conn *conn)
+{
+    const struct daemon *d = arg;
+    return portlib_admit(service_charges(d->svc), conn);
+}
+
+static void on_gone(void *arg, struct rpc_conn *conn)
+{
+    struct daemon *d = arg;
+    portlib_gone(service_charges(d->svc), conn);
+    for (size_t i = 0; i < d->nendpoints; i++)
+        listener_resume(d->endpoints[i].listener);
+    upkeep_changed(&d->upkeep);
+}
+
+/* True when relays may use the producer socket of that name. */
+static bool for_relays(const struct daemon *d, const char *name)
+{
+    for (size_t i = 0; i < d->opt.nrelay_on; i++) {
+        if (strcmp(d->opt.relay_on[i], name) == 0)
+            return true;
+    }
+    return d->opt.relay_everywhere;
+}
+
+/* Listens at an address, or on an inherited descriptor (fd >= 0). */
+static int add_endpoint(struct daemon *d, const char *label, const char *address, int fd,
                         struct rpc_host *host)
 {
     char err[SOCKNAME_ERR_MAX];
-    const struct listener_conf conf = {.label = label, .accepted = on_accept, .arg = host};
-    struct listener *l;
-    if (d->nlisteners == MAX_LISTENERS) {
+    if (d->nendpoints == MAX_LISTENERS) {
         log_error("more than %d sockets", MAX_LISTENERS);
         return -1;
     }
-    int rc = fd >= 0 ? listener_adopt(&l, d->reactor, fd, &conf, err, sizeof(err))
-                     : listener_open(&l, d->reactor, address, &conf, err, sizeof(err));
+    struct endpoint *e = &d->endpoints[d->nendpoints];
+    const struct listener_conf conf = {.label = label, .accepted = on_accept, .arg = e};
+    *e = (struct endpoint){.daemon = d, .host = host, .tag = TAG_PLAIN, .adopted = fd >= 0};
+    int rc = fd >= 0 ? listener_adopt(&e->listener, d->reactor, fd, &conf, err, sizeof(err))
+                     : listener_open(&e->listener, d->reactor, address, &conf, err, sizeof(err));
     if (rc) {
         log_error("%s", err);
         return -1;
     }
-    d->listeners[d->nlisteners++] = l;
+    const struct sockname *name = listener_name(e->listener);
+    if (host == d->producers && for_relays(d, name->text))
+        e->tag |= TAG_RELAY;
+    if (host == d->consumers && !sockname_is_unix(name->family))
+        log_warn("consumers may come over the network at %s: whoever reaches it can read all "
+                 "traces; use a Unix socket",
+                 name->text);
+    d->nendpoints++;
     return 0;
 }
 
 static int open_producer(void *arg, const char *address)
 {
     struct daemon *d = arg;
-    return add_listener(d, "producer", address, -1, d->producers);
+    return add_endpoint(d, "producer", address, -1, d->producers);
+}
+
+static int open_own_producers(struct daemon *d)
+{
+    size_t n = 0;
+    if (sockname_split(sockname_producer(), open_producer, d, &n))
+        return -1;
+    if (n == 0)
+        log_error("PERFETTO_PRODUCER_SOCK_NAME names no socket");
+    return n == 0 ? -1 : 0;
+}
+
+/* The sockets that a manager gave us, by name; those it did not give are our own. */
+static int open_activated(struct daemon *d, struct activate_set *set)
+{
+    size_t n = 0;
+    int fd = activate_take(set, ACTIVATE_CONSUMER);
+    if (add_endpoint(d, "consumer", sockname_consumer(), fd < 0 ? -1 : fd, d->consumers))
+        return -1;
+    while ((fd = activate_take(set, ACTIVATE_PRODUCER)) >= 0) {
+        n++;
+        if (add_endpoint(d, "producer", NULL, fd, d->producers))
+            return -1;
+    }
+    return n == 0 ? open_own_producers(d) : 0;
 }
 
 /* Sockets from the environment, or our own. */
@@ -162,7 +226,6 @@ static int open_sockets(struct daemon *d)
     char err[SOCKNAME_ERR_MAX];
     struct activate_set set;
     int producer, consumer;
-    size_t n = 0;
     if (activate_collect(&set, err, sizeof(err))) {
         log_error("%s", err);
         return -1;
@@ -172,22 +235,32 @@ static int open_sockets(struct daemon *d)
         log_error("%s", err);
         return -1;
     }
-    if (android == 0)
-        consumer = set.count ? activate_take(&set, ACTIVATE_CONSUMER) : -1;
-    if (add_listener(d, "consumer", sockname_consumer(), consumer, d->consumers))
-        return -1;
     if (android > 0)
-        return add_listener(d, "producer", NULL, producer, d->producers);
-    while (set.count && (producer = activate_take(&set, ACTIVATE_PRODUCER)) >= 0) {
-        n++;
-        if (add_listener(d, "producer", NULL, producer, d->producers))
+        return add_endpoint(d, "consumer", NULL, consumer, d->consumers) ||
+                       add_endpoint(d, "producer", NULL, producer, d->producers)
+                   ? -1
+                   : 0;
+    int rc = open_activated(d, &set);
+    size_t strangers = activate_fini(&set);
+    if (strangers)
+        log_warn("%zu inherited sockets are named neither \"" ACTIVATE_PRODUCER
+                 "\" nor \"" ACTIVATE_CONSUMER "\" and were closed (FileDescriptorName=)",
+                 strangers);
+    return rc;
+}
+
+/* R832: each name of --enable-relay-endpoint-on must be one of the producer sockets. */
+static int check_relays(const struct daemon *d)
+{
+    for (size_t i = 0; i < d->opt.nrelay_on; i++) {
+        bool found = false;
+        for (size_t k = 1; k < d->nendpoints; k++)
+            found |= strcmp(listener_name(d->endpoints[k].listener)->text, d->opt.relay_on[i]) == 0;
+        if (!found) {
+            log_error("--enable-relay-endpoint-on: '%s' is none of the producer sockets, %s",
+                      d->opt.relay_on[i], sockname_producer());
             return -1;
-    }
-    activate_fini(&set);
-    if (n == 0 && (sockname_split(sockname_producer(), open_producer, d, &n) || n == 0)) {
-        if (n == 0)
-            log_error("PERFETTO_PRODUCER_SOCK_NAME names no socket");
-        return -1;
+        }
     }
     return 0;
 }
@@ -196,12 +269,12 @@ static int set_permissions(struct daemon *d)
 {
     char err[SOCKNAME_ERR_MAX];
     struct listener_modes modes;
-    char *copy = alloc_strdup(d->permissions);
-    int rc = listener_parse_modes(&modes, d->permissions, copy, err, sizeof(err));
-    for (size_t i = 0; !rc && i < d->nlisteners; i++) {
-        struct listener *l = d->listeners[i];
-        if (i > 0 && listener_name(l)->family != SOCKNAME_PATH)
-            continue; /* R239 */
+    char *copy = alloc_strdup(d->opt.permissions);
+    int rc = listener_parse_modes(&modes, d->opt.permissions, copy, err, sizeof(err));
+    for (size_t i = 0; !rc && i < d->nendpoints; i++) {
+        struct listener *l = d->endpoints[i].listener;
+        if (d->endpoints[i].adopted || (i > 0 && listener_name(l)->family != SOCKNAME_PATH))
+            continue; /* R239; who made an inherited socket set its permissions too */
         rc = listener_permit(l, i == 0 ? modes.consumer_group : modes.producer_group,
                              i == 0 ? modes.consumer_mode : modes.producer_mode, err, sizeof(err));
     }
@@ -242,7 +315,9 @@ static void on_report(void *arg)
 
 static void on_hangup(void *arg)
 {
-    (void)arg; /* stderr is the log: there is nothing to reopen */
+    const struct daemon *d = arg;
+    if (d->log_path && open_log(d->log_path) == 0)
+        log_info("the log is reopened");
 }
 
 static int catch_signals(struct daemon *d)
@@ -266,9 +341,9 @@ static struct rpc_host *make_host(struct daemon *d, const char *label, uint64_t 
                     .out_cap = out_cap,
                     .out_high = OUT_HIGH,
                     .out_low = OUT_HIGH / 4},
-        .admit = portlib_admit,
-        .gone = portlib_gone,
-        .arg = service_charges(d->svc),
+        .admit = on_admit,
+        .gone = on_gone,
+        .arg = d,
     };
     return rpc_host_new(d->reactor, &conf);
 }
@@ -276,8 +351,8 @@ static struct rpc_host *make_host(struct daemon *d, const char *label, uint64_t 
 static int start(struct daemon *d)
 {
     const struct reactor_opts reactor_opts = {.table = msg_table};
-    const struct service_options service_opts = {.version = VERSION_TEXT,
-                                                 .machine_name = sockname_machine()};
+    const struct service_options service_opts = {
+        .version = VERSION_TEXT, .machine_name = sockname_machine(), .limits = d->opt.limits};
     char err[SOCKNAME_ERR_MAX];
     d->reactor = reactor_new(&reactor_opts);
     if (!d->reactor) {
@@ -289,9 +364,11 @@ static int start(struct daemon *d)
     d->producers = make_host(d, "producer", DEFAULTS_PRODUCER_SEND_MS, 4 * OUT_HIGH);
     d->consumers = make_host(d, "consumer", DEFAULTS_CONSUMER_SEND_MS, LARGEST_PACKET);
     if (prodport_new(d->reactor, d->svc, d->producers, &d->prodport) ||
+        relayport_new(d->svc, d->producers, TAG_RELAY, &d->relayport) ||
         consport_new(d->reactor, d->svc, d->consumers, &d->consport) || catch_signals(d) ||
-        open_sockets(d) || (d->permissions && set_permissions(d)))
+        open_sockets(d) || check_relays(d) || (d->opt.permissions && set_permissions(d)))
         return -1;
+    upkeep_init(&d->upkeep, d->reactor, d->svc, d->producers, d->consumers, d->opt.idle_ns);
     if (activate_ready("TRACED_NOTIFY_FD", err, sizeof(err)) < 0) {
         log_error("%s", err);
         return -1;
@@ -302,10 +379,12 @@ static int start(struct daemon *d)
 /* Sessions end first, while their consumers can still be told. */
 static void stop(struct daemon *d)
 {
-    for (size_t i = 0; i < d->nlisteners; i++) {
-        listener_unlink(d->listeners[i]);
-        listener_free(d->listeners[i]);
+    upkeep_fini(&d->upkeep);
+    for (size_t i = 0; i < d->nendpoints; i++) {
+        listener_unlink(d->endpoints[i].listener);
+        listener_free(d->endpoints[i].listener);
     }
+    d->nendpoints = 0;
     struct sig *sigs[] = {&d->term, &d->intr, &d->usr1, &d->usr2, &d->hup};
     for (size_t i = 0; i < sizeof(sigs) / sizeof(sigs[0]); i++)
         sig_fini(sigs[i]);
@@ -314,8 +393,10 @@ static void stop(struct daemon *d)
     rpc_host_free(d->consumers);
     service_free(d->svc);
     prodport_free(d->prodport);
+    relayport_free(d->relayport);
     consport_free(d->consport);
     reactor_free(d->reactor);
+    free(d->log_path);
 }
 
 int main(int argc, char **argv)
@@ -323,10 +404,12 @@ int main(int argc, char **argv)
     struct daemon d = {0};
     int status;
     log_init("traced");
-    if (parse_options(&d, argc, argv, &status))
+    if (daemonopt_parse(&d.opt, argc, argv, VERSION_TEXT, &status))
         return status;
-    if (d.background)
-        go_background();
+    if (start_log(&d))
+        return 1;
+    if (d.opt.background)
+        go_background(&d);
     listener_raise_fd_limit();
     status = start(&d) ? 1 : 0;
     if (!status) {

@@ -185,6 +185,17 @@ size_t service_sessions_of(const struct service *svc, uid_t uid)
 
 /* ---- report ---- */
 
+static void report_charges(FILE *out, const struct charge_book *book)
+{
+    fprintf(out, "charged:");
+    for (int k = 0; k < CHARGE_KINDS; k++) {
+        if (k != CHARGE_SESSIONS) /* counted, not charged */
+            fprintf(out, " %" PRIu64 " %s,", charge_total(book, k),
+                    charge_kind_name((enum charge_kind)k));
+    }
+    fprintf(out, " to %zu uids\n", charge_accounts(book));
+}
+
 static void report_session(FILE *out, const struct session *s)
 {
     fprintf(out, "session %" PRIu64 ": %s, uid %u, %zu buffers, %u instances, %u flushes pending\n",
@@ -225,14 +236,17 @@ void service_report(const struct service *svc, FILE *out)
             c->chunks_skipped, c->pages_given_up);
     fprintf(out, "refused: %" PRIu64 " sessions, %" PRIu64 " producers\n", c->sessions_refused,
             c->producers_refused);
+    report_charges(out, svc->book);
     fprintf(out, "drain: %" PRIu64 " slices, %" PRIu64 " over the limit, longest %" PRIu64 " us\n",
             svc->drain.stats.slices, svc->drain.stats.slices_over,
             svc->drain.stats.longest_ns / CHRONO_US);
     for (int m = 0; m < REACTOR_METRICS; m++)
         fprintf(out, "loop: %s %" PRIu64 "\n", reactor_metric_name((enum reactor_metric)m),
                 reactor_metric(svc->reactor, (enum reactor_metric)m));
+    fprintf(out, "loop: who ran the longest slice %s\n", reactor_longest_slice(svc->reactor));
     list_for_each (it, &svc->sessions)
         report_session(out, list_entry(it, struct session, node));
     list_for_each (it, &svc->producers)
         report_producer(out, list_entry(it, struct producer, node));
+    fprintf(out, "end of report\n");
 }

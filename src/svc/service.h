@@ -108,6 +108,9 @@ int service_add_consumer(struct service *svc, const struct service_consumer *c, 
 /* True while nobody is connected and no session exists: for --exit-on-idle. */
 bool service_idle(const struct service *svc);
 
+/* Sessions of all users, clones and ended ones included. */
+size_t service_sessions(const struct service *svc);
+
 /* What an operator wants to know: peers, sessions, bytes and losses, as lines of text. */
 void service_report(const struct service *svc, FILE *out);
 

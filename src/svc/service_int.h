@@ -122,7 +122,6 @@ struct consumer *service_consumer_of(const struct service *svc, uint64_t actor);
 size_t service_buffers(const struct service *svc);
 
 /* Number of sessions, of all uids or of one. */
-size_t service_sessions(const struct service *svc);
 size_t service_sessions_of(const struct service *svc, uid_t uid);
 
 /* Frees what relays told. */

@@ -1,0 +1,638 @@
+"""traced as a program: options, sockets of every family, inherited sockets, relays, signals, idleness, units."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import pb
+import peer
+import stack
+import tap
+
+
+ALL_MACHINES = pb.put(43, 1)  # TraceConfig.trace_all_machines
+REMOTE_CLOCK_SYNC = 107  # TracePacket
+
+
+def run(s, *args, env=None):
+    return subprocess.run(
+        [s.program("traced"), *args], env=dict(s.env, **(env or {})), cwd=s.dir, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=stack.PATIENCE
+    )
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def record(w, p, c, n=5):
+    """One session with one producer, to its end: the packets."""
+    c.enable(peer.config(["src"], extra=ALL_MACHINES))
+    p.until_started()
+    for i in range(n):
+        p.write([peer.packet(i)])
+    tap.expect(c.flush(), "flush")
+    c.stop()
+    packets = c.read()
+    c.ask("FreeBuffers")
+    tap.expect_eq(list(peer.by_sequence(packets).values()), [list(range(n))], "packets")
+    return packets
+
+
+# ---- options
+
+
+@tap.case("R238: --version and --help say so on stdout and end with 0")
+def _():
+    with stack.Stack() as s:
+        r = run(s, "--version")
+        tap.expect_eq((r.returncode, r.stderr), (0, ""), "--version")
+        tap.expect(re.fullmatch(r"Perfetto v\S+ \(.*\)\n", r.stdout), f"version text: {r.stdout!r}")
+        r = run(s, "--help")
+        tap.expect_eq((r.returncode, r.stderr), (0, ""), "--help")
+        for option in ("background", "set-socket-permissions", "enable-relay-endpoint-on", "exit-on-idle", "limit-smb"):
+            tap.expect("--" + option in r.stdout, f"--help does not name --{option}")
+
+
+@tap.case("R830: what traced does not understand prints the usage on stderr and ends with 1")
+def _():
+    with stack.Stack() as s:
+        for args in (
+            ["--no-such"],
+            ["-v"],
+            ["--exit-on-idle", "0"],
+            ["--exit-on-idle", "soon"],
+            ["--limit-connections", "-1"],
+            ["--limit-smb", "12Q"],
+            ["--limit-buffers", "99999999999G"],
+            ["--set-socket-permissions"],
+        ):
+            r = run(s, *args)
+            tap.expect_eq((r.returncode, r.stdout), (1, ""), f"traced {args}")
+            tap.expect("usage: traced" in r.stderr, f"traced {args}: {r.stderr}")
+
+
+@tap.case("the manual page names every option, and no other")
+def _():
+    with stack.Stack() as s:
+        listed = set(re.findall(r"^  --([a-z-]+)", run(s, "--help").stdout, re.M))
+        with open(os.path.join(tap.SRCDIR, "man", "traced.8"), encoding="utf-8") as f:
+            page = set(re.findall(r"^\.It Fl -([a-z-]+)", f.read(), re.M))
+        tap.expect_eq(sorted(page), sorted(listed), "options of the page and of --help")
+
+
+@tap.case("R17, R831: --set-socket-permissions sets group and mode of every socket file")
+def _():
+    with stack.Stack() as s:
+        s.env["PERFETTO_PRODUCER_SOCK_NAME"] = ",".join([s.path("p1"), "@test-%d-perm" % os.getpid(), s.path("p2")])
+        gid = os.getgid()
+        s.start_traced("--set-socket-permissions", f"{gid}:0622:{gid}:0640")
+        for name, mode in (("p1", 0o622), ("p2", 0o622), ("consumer.sock", 0o640)):
+            st = os.stat(s.path(name))
+            tap.expect_eq((st.st_mode & 0o7777, st.st_gid), (mode, gid), name)
+
+
+@tap.case("R17: permissions that cannot be are refused with 1")
+def _():
+    with stack.Stack() as s:
+        for text in ("root:0660", "root:066:root:0660", "no-such-group:0660:root:0660", "root:0669:root:0660", ":::"):
+            tap.expect_eq(run(s, "--set-socket-permissions", text).returncode, 1, text)
+
+
+@tap.case("--background prints the pid of a daemon that serves")
+def _():
+    with stack.Stack() as s:
+        r = run(s, "--background", "--log-file", "log", "--exit-on-idle", "60")
+        tap.expect_eq((r.returncode, r.stderr), (0, ""), "the parent")
+        pid = int(r.stdout)
+        try:
+            stack.until("the socket", lambda: os.path.exists(s.path("consumer.sock")))
+            tap.expect_eq(os.getsid(pid), pid, "session of the daemon")
+            tap.expect_eq(os.readlink(f"/proc/{pid}/cwd"), "/", "folder of the daemon")
+            tap.expect_eq(s.perfetto("--query").returncode, 0, "a query")
+        finally:
+            os.kill(pid, signal.SIGTERM)
+        stack.until("the daemon's end", lambda: not os.path.exists(f"/proc/{pid}") or open(f"/proc/{pid}/stat").read().split()[2] == "Z")
+        with open(s.path("log"), encoding="utf-8") as f:
+            tap.expect("listening for producers" in f.read(), "the log file of --log-file has the log")
+
+
+# ---- sockets
+
+
+@tap.case("R12: a comma list makes one producer socket of each part, paths and abstract names")
+def _():
+    abstract = "@perfetto-test-%d" % os.getpid()
+    s = stack.Stack()
+    w = peer.World(env={"PERFETTO_PRODUCER_SOCK_NAME": f",{s.path('a')},,{abstract},"})
+    with s, w:
+        for address in (s.path("a"), abstract):
+            record(w, w.producer(sources=["src"], address=address), w.consumer())
+            w.close_all()
+        w.until_uncharged()
+
+
+@tap.case("R12: an empty list of producer sockets is an error")
+def _():
+    with stack.Stack() as s:
+        r = run(s, env={"PERFETTO_PRODUCER_SOCK_NAME": ",,"})
+        tap.expect_eq(r.returncode, 1, "status")
+        tap.expect("PERFETTO_PRODUCER_SOCK_NAME" in r.stderr, r.stderr)
+
+
+@tap.case("R15, R834: a socket that cannot be made ends the service with 1 and one line that says which")
+def _():
+    with stack.Stack() as s:
+        r = run(s, env={"PERFETTO_CONSUMER_SOCK_NAME": s.path("no/such/dir/c")})
+        tap.expect_eq(r.returncode, 1, "status")
+        tap.expect("no/such/dir/c" in r.stderr, r.stderr)
+
+
+@tap.case("R14, R833: a stale file and a running service's socket are taken over; the loser's end leaves ours alone")
+def _():
+    with stack.Stack() as s:
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(s.path("producer.sock"))
+        with open(s.path("consumer.sock"), "w", encoding="ascii"):
+            pass
+        first = s.start_traced()
+        tap.expect_eq(s.perfetto("--query").returncode, 0, "query after a stale socket")
+        s.start_traced()
+        tap.expect_eq(s.stop(first), 0, "the first service's end")
+        tap.expect_eq(s.perfetto("--query").returncode, 0, "query of the second service")
+
+
+@tap.case("R836: sockets of ANDROID_SOCKET_* are used instead of names; one alone is an error")
+def _():
+    with stack.Stack() as s:
+        socks = {}
+        for name in ("producer", "consumer"):
+            socks[name] = socket.socket(socket.AF_UNIX)
+            socks[name].bind(s.path(name + ".sock"))
+        fds = [socks[n].fileno() for n in socks]
+        env = {f"ANDROID_SOCKET_traced_{n}": str(x.fileno()) for n, x in socks.items()}
+        p = subprocess.Popen([s.program("traced")], env=dict(s.env, PERFETTO_PRODUCER_SOCK_NAME="", **env), pass_fds=fds, stderr=subprocess.DEVNULL)
+        try:
+            stack.until("answers", lambda: s.perfetto("--query").returncode == 0)
+        finally:
+            p.terminate()
+            p.wait()
+        tap.expect(os.path.exists(s.path("producer.sock")), "the socket file is its maker's")
+        env.pop("ANDROID_SOCKET_traced_producer")
+        tap.expect_eq(run(s, env=env).returncode, 1, "with one variable only")
+
+
+@tap.case("TCP: a remote producer is told to emulate shared memory, and its packets arrive (T-E10)")
+def _():
+    port = free_port()
+    w = peer.World(env={"PERFETTO_PRODUCER_SOCK_NAME": f"127.0.0.1:{port}"})
+    with w:
+        p = w.producer(sources=["src"], address=f"127.0.0.1:{port}")
+        tap.expect(p.emulated, "use_shmem_emulation")
+        packets = record(w, p, w.consumer(), 12)
+        ours = [q for q in packets if peer.number_of(q) is not None]
+        tap.expect(all(pb.first(q, 3) == 0 for q in ours), "R71: nobody in particular is uid 0")
+        tap.expect(all(pb.first(q, 98) is None for q in ours), "machine id without SetPeerIdentity")
+
+
+@tap.case("vsock: the same over the loopback")
+def _():
+    if not hasattr(socket, "AF_VSOCK") or not os.path.exists("/dev/vsock"):
+        tap.skip("no vsock here")
+    port = 20000 + os.getpid() % 20000
+    try:
+        with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as probe:
+            probe.bind((1, port))
+            probe.listen()
+            with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as other:
+                other.settimeout(2)
+                other.connect((1, port))
+    except OSError as err:
+        tap.skip(f"vsock loopback does not work here: {err}")
+    w = peer.World(env={"PERFETTO_PRODUCER_SOCK_NAME": f"vsock://-1:{port}"})
+    with w:
+        plain = peer.connect
+
+        def connect(address):
+            if not address.startswith("vsock:"):
+                return plain(address)
+            sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+            sock.connect((1, port))
+            return sock
+
+        peer.connect = connect
+        try:
+            record(w, w.producer(sources=["src"], address=f"vsock://1:{port}"), w.consumer())
+        finally:
+            peer.connect = plain
+
+
+@tap.case("a consumer socket on the network is a line in the log")
+def _():
+    w = peer.World(env={"PERFETTO_CONSUMER_SOCK_NAME": f"127.0.0.1:{free_port()}"})
+    with w:
+        tap.expect("whoever reaches it can read all traces" in w.stack.log_of(w.traced), "a warning")
+
+
+# ---- relays
+
+
+def identity(pid, uid, hint, name=""):
+    body = pb.put(2, 0) + pb.put(8, pb.put(1, pid) + pb.put(2, uid) + pb.put(3, hint) + pb.put(4, name))
+    return struct.pack("<I", len(body)) + body
+
+
+def fnv(text):
+    value = 0xCBF29CE484222325
+    for byte in text.encode():
+        value = (value ^ byte) * 0x100000001B3 % 2**64
+    return value % 2**32 or 1
+
+
+class Remote(peer.Producer):
+    """A producer behind a relay: its identity goes first."""
+
+    who = (4321, 1234, "boot-1", "vm1")
+
+    def bind(self, name):
+        self.send(identity(*self.who))
+        super().bind(name)
+
+
+class Relay(peer.Peer):
+    def __init__(self, world, address, who=(77, 0, "boot-1", "vm1")):
+        super().__init__(world, address, None)
+        if who:
+            self.send(identity(*who))
+        self.bind("RelayPort")
+
+
+@tap.case("R19, T-R4, T-R5: a relayed producer keeps its identity; clocks and system info of its machine are in the trace")
+def _():
+    address = f"127.0.0.1:{free_port()}"
+    w = peer.World("--enable-relay-endpoint", env={"PERFETTO_PRODUCER_SOCK_NAME": address})
+    with w:
+        relay = Relay(w, address)
+        tap.expect_eq(relay.methods, {"InitRelay": 1, "SyncClock": 2}, "methods of RelayPort")
+        tap.expect(relay.ask("InitRelay", pb.put(1, pb.put(1, pb.put(1, "Linux"))))[0], "InitRelay")
+        for phase in (1, 2):
+            clocks = pb.put(2, pb.put(1, 6) + pb.put(2, 10**9)) + pb.put(2, pb.put(1, 1) + pb.put(2, 10**18))
+            tap.expect(relay.ask("SyncClock", pb.put(1, phase) + clocks)[0], "SyncClock")
+        p = Remote(w, sources=["src"], address=address)
+        c = w.consumer()
+        c.enable(peer.config(["src"]))
+        tap.expect(c.flush(), "a flush, so that the start is over")
+        p.ask("Sync")
+        tap.expect_eq(p.instances, {}, "R237: a remote producer waits to be asked for; instances")
+        c.stop()
+        c.ask("FreeBuffers")
+        c.enable(peer.config(["src"], extra=ALL_MACHINES))
+        p.until_started()
+        p.write([peer.packet(0)])
+        c.flush()
+        c.stop()
+        packets = c.read()
+        (mine,) = [q for q in packets if peer.number_of(q) is not None]
+        tap.expect_eq([pb.first(mine, n) for n in (3, 79, 98)], [1234, 4321, fnv("boot-1")], "uid, pid and machine")
+        syncs = [q for q in packets if pb.first(q, REMOTE_CLOCK_SYNC) is not None]
+        tap.expect_eq(len(syncs), 1, "remote_clock_sync packets")
+        tap.expect_eq(pb.first(syncs[0], 98), fnv("boot-1"), "machine of the clocks")
+        pairs = pb.every(pb.first(syncs[0], REMOTE_CLOCK_SYNC), 1)
+        tap.expect_eq(len(pairs), 2, "exchanges")
+        tap.expect(all(pb.first(x, 2) and pb.first(x, 3) for x in pairs), "both clock sets of each")
+        infos = [q for q in packets if pb.first(q, 45) is not None and pb.first(q, 98) == fnv("boot-1")]
+        tap.expect_eq(len(infos), 1, "system_info of the machine")
+
+
+@tap.case("R19, R230: RelayPort is on the sockets that were named, and on no other")
+def _():
+    s = stack.Stack()
+    a, b = s.path("a"), s.path("b")
+    with s, peer.World("--enable-relay-endpoint-on", b, env={"PERFETTO_PRODUCER_SOCK_NAME": f"{a},{b}"}) as w:
+        tap.expect_eq(len(Relay(w, b).methods), 2, "methods on the named one")
+        tap.expect_eq(Relay(w, a).methods, {}, "methods on the other")
+        record(w, w.producer(sources=["src"], address=b), w.consumer())
+    with stack.Stack() as s:
+        tap.expect_eq(run(s, "--enable-relay-endpoint-on", "nowhere").returncode, 1, "R832: an unknown name")
+    with peer.World() as w:
+        tap.expect_eq(Relay(w, w.stack.path("producer.sock"), None).methods, {}, "without an option")
+
+
+@tap.case("relays that leave, flood or lie leave nothing behind")
+def _():
+    address = f"127.0.0.1:{free_port()}"
+    w = peer.World("--enable-relay-endpoint", env={"PERFETTO_PRODUCER_SOCK_NAME": address})
+    with w:
+        for n in range(20):
+            late = Relay(w, address, None)  # who it is comes after its first word
+            late.ask("InitRelay", pb.put(1, b"\x0a\x00"))
+            late.send(identity(1, 1, f"hint{n}"))
+            late.ask("SyncClock", pb.put(1, 1))
+            for _ in range(10):
+                late.ask("SyncClock", pb.put(1, 9) + pb.put(2, pb.put(1, 6)) * 500)
+            tap.expect(not late.ask("SyncClock", b"\x12\xff")[0], "clocks that do not parse")
+            tap.expect(not late.ask("InitRelay", pb.put(1, b"x" * 100000))[0], "system info without bound")
+            late.close()
+        c = w.consumer()
+        c.enable(peer.config())
+        c.stop()
+        tap.expect(all(pb.first(q, REMOTE_CLOCK_SYNC) is None for q in c.read()), "R234: nothing is told of relays that left")
+        w.close_all()
+        w.until_uncharged()
+
+
+# ---- signals
+
+
+@tap.case("TERM and INT end it with 0, close files whole and remove the sockets")
+def _():
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        with peer.World() as w:
+            p, c = w.producer(sources=["src"]), w.consumer()
+            path = w.stack.path("out")
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            c.enable(peer.config(["src"], extra=pb.put(8, 1) + pb.put(9, 3600000)), fds=[fd])
+            os.close(fd)
+            p.until_started()
+            for i in range(5):
+                p.write([peer.packet(i)])
+            tap.expect_eq(w.stack.stop(w.traced, sig), 0, f"status after {sig}")
+            with open(path, "rb") as f:
+                packets = list(pb.packets(f.read()))
+            tap.expect_eq(list(peer.by_sequence(packets).values()), [list(range(5))], "packets in the file")
+            tap.expect(not os.path.exists(w.stack.path("producer.sock")), "the producer socket is gone")
+            tap.expect(not os.path.exists(w.stack.path("consumer.sock")), "the consumer socket is gone")
+
+
+@tap.case("HUP opens the log anew")
+def _():
+    with stack.Stack() as s:
+        p = s.start_traced("--log-file", s.path("log"))
+        os.rename(s.path("log"), s.path("log.1"))
+        p.send_signal(signal.SIGHUP)
+        stack.until("the new log", lambda: os.path.exists(s.path("log")) and "reopened" in open(s.path("log"), encoding="utf-8").read())
+        p.send_signal(signal.SIGUSR1)
+        stack.until("the report in it", lambda: "end of report" in open(s.path("log"), encoding="utf-8").read())
+        tap.expect("end of report" not in open(s.path("log.1"), encoding="utf-8").read(), "the old log gets nothing more")
+
+
+@tap.case("HUP without a log file is harmless")
+def _():
+    with peer.World() as w:
+        w.traced.send_signal(signal.SIGHUP)
+        w.report()
+
+
+@tap.case("USR1 reports peers, sessions, losses, charges and the loop's figures")
+def _():
+    with peer.World() as w:
+        p, c = w.producer(sources=["src"]), w.consumer()
+        c.enable(peer.config(["src"]))
+        p.until_started()
+        p.write([peer.packet(0)])
+        text = "\n".join(w.report())
+        for what in (
+            r"service: 1 producers, 1 consumers, 1 sessions, 1 data sources",
+            r"commits: 1 requests, 1 chunks",
+            r"chunks discarded",
+            r"charged: 2 connections, 262144 SMB bytes, 1048576 buffer bytes, to 1 uids",
+            r"loop: longest slice \d+",
+            r"loop: slices over the limit \d+",
+            r"loop: latest deadline \d+",
+            r"session 1: STARTED",
+            r"buffer 0: \d+ of 1048576 bytes used, 1 chunks written",
+            r"producer 1: pid \d+ uid \d+, 1 data sources, SMB 262144 bytes, 1 chunks",
+        ):
+            tap.expect(re.search(what, text, re.I), f"no {what!r} in\n{text}")
+        c.stop()
+
+
+@tap.case("USR2 switches debug lines on and off")
+def _():
+    with stack.Stack() as s:
+        p = s.start_traced()
+        for word in ("on", "off"):
+            p.send_signal(signal.SIGUSR2)
+            stack.until(f"debug lines to be {word}", lambda: f"debug lines are {word}" in s.log_of(p))
+
+
+# ---- limits
+
+
+@tap.case("--limit-connections: one user's next connection is closed, and the log says why")
+def _():
+    with peer.World("--limit-connections", "3") as w:
+        socks = [peer.connect(w.stack.path("producer.sock")) for _ in range(4)]
+        socks[3].settimeout(stack.PATIENCE)
+        tap.expect_eq(socks[3].recv(1), b"", "the fourth connection")
+        stack.until("the line", lambda: "--limit-connections" in w.stack.log_of(w.traced))
+        socks[0].close()
+        w.until("a place", lambda: any("3 connections" not in x and "charged: " in x for x in w.report()))
+        for x in socks:
+            x.close()
+        w.until_uncharged()
+
+
+@tap.case("--limit-sessions and --limit-all-sessions: the refusal names the limit")
+def _():
+    for option, n in (("--limit-sessions", 2), ("--limit-all-sessions", 1)):
+        with peer.World(option, str(n)) as w:
+            cs = [w.consumer() for _ in range(n + 1)]
+            for c in cs:
+                c.enable(peer.config())
+            tap.expect("limit" in cs[n].error(), f"error: {cs[n].error()!r}")
+            cs[0].stop()
+            cs[0].ask("FreeBuffers")
+            cs[n].enable(peer.config())
+            cs[n].ask("QueryCapabilities")
+            tap.expect(not cs[n].enabled.done, "a freed session makes room")
+
+
+@tap.case("--limit-buffers: a session that asks for more is refused; --limit-smb: the producer goes without")
+def _():
+    with peer.World("--limit-buffers", "2M", "--limit-smb", "300K") as w:
+        c, d = w.consumer(), w.consumer()
+        c.enable(peer.config(buffers=((3000, 0),)))
+        tap.expect("trace buffers" in c.error(), c.error())
+        one, two = w.producer("one", ["src"]), w.producer("two", ["src"])
+        d.enable(peer.config(["src"]))
+        one.until_started()
+        stack.until("the line", lambda: "--limit-smb" in w.stack.log_of(w.traced))
+        tap.expect_eq([bool(one.smb), bool(two.smb)], [True, False], "who has shared memory")
+        d.stop()
+
+
+# ---- socket activation, readiness, idleness
+
+
+def activated(s, *args, env=None, names="producer:consumer"):
+    """traced with both sockets passed by hand (LISTEN_FDS), and a socket for its notifications."""
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.bind(s.path("notify"))
+    notify.settimeout(stack.PATIENCE)
+    socks = []
+    for name in ("producer", "consumer"):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(s.path(name + ".sock"))
+        sock.listen()
+        socks.append(sock)
+    log = open(s.path("traced.log"), "w+b")
+    # The shell's pid is the program's after exec, as LISTEN_PID has to be.
+    script = 'LISTEN_PID=$$ exec "$@" 3<&%d 4<&%d' % (socks[0].fileno(), socks[1].fileno())
+    p = subprocess.Popen(
+        ["bash", "-c", script, "sh", s.program("traced"), *args],
+        env=dict(s.env, LISTEN_FDS="2", LISTEN_FDNAMES=names, NOTIFY_SOCKET=s.path("notify"), **(env or {})),
+        pass_fds=[x.fileno() for x in socks], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+    )
+    p.log, p.name = log, "traced"
+    s.children.append(p)
+    return p, notify, socks
+
+
+@tap.case("LISTEN_FDS: sockets are told apart by name; READY, STATUS and STOPPING are notified")
+def _():
+    with stack.Stack() as s:
+        p, notify, _socks = activated(s, names="traced-producer.socket:traced-consumer.socket")
+        tap.expect("READY=1" in notify.recv(4096).decode(), "readiness")
+        tap.expect_eq(s.perfetto("--query").returncode, 0, "a query through the inherited socket")
+        got = notify.recv(4096).decode()
+        tap.expect(got.startswith("STATUS=") and "consumer connections" in got, f"status: {got!r}")
+        p.terminate()
+        while got != "STOPPING=1":
+            got = notify.recv(4096).decode()
+        tap.expect_eq(p.wait(stack.PATIENCE), 0, "status")
+        tap.expect(os.path.exists(s.path("producer.sock")), "the manager's socket files stay")
+
+
+@tap.case("LISTEN_FDS: a peer that came before the service is served")
+def _():
+    with stack.Stack() as s:
+        p, _notify, socks = activated(s)
+        with socket.socket(socket.AF_UNIX) as early:
+            early.connect(s.path("consumer.sock"))
+            early.sendall(peer.frame(1, 3, pb.put(1, "ConsumerPort")))
+            early.settimeout(stack.PATIENCE)
+            tap.expect(len(early.recv(4096)) > 20, "an answer")
+        del socks, p
+
+
+@tap.case("WATCHDOG_USEC: the loop feeds the watchdog")
+def _():
+    with stack.Stack() as s:
+        _p, notify, _socks = activated(s, env={"WATCHDOG_USEC": "200000"})
+        seen = 0
+        while seen < 3:
+            seen += notify.recv(4096) == b"WATCHDOG=1"
+
+
+@tap.case("sockets of unknown names are closed with a line in the log")
+def _():
+    with stack.Stack() as s:
+        p, notify, _socks = activated(s, names="web:database")
+        notify.recv(4096)
+        tap.expect("FileDescriptorName" in s.log_of(p), s.log_of(p))
+
+
+@tap.case("systemd-socket-activate starts it at the first connection")
+def _():
+    tool = shutil.which("systemd-socket-activate")
+    if not tool:
+        tap.skip("no systemd-socket-activate; on Debian it is in the package systemd")
+    with stack.Stack() as s:
+        command = [tool, "-l", s.path("producer.sock"), "-l", s.path("consumer.sock"), "--fdname=producer:consumer", s.program("traced")]
+        log = open(s.path("activate.log"), "w+b")
+        p = subprocess.Popen(command, env=s.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=s.dir)
+        p.log, p.name = log, "systemd-socket-activate"
+        s.children.append(p)
+        stack.until("the sockets", lambda: os.path.exists(s.path("consumer.sock")))
+        r = s.perfetto("--query")
+        tap.expect_eq(r.returncode, 0, f"a query: {r.stderr} {s.log_of(p)}")
+
+
+@tap.case("--exit-on-idle: it ends by itself, but not under a session or a connection")
+def _():
+    with stack.Stack() as s:
+        begin = time.monotonic()
+        p, notify, _socks = activated(s, "--exit-on-idle", "1")
+        notify.recv(4096)
+        with socket.socket(socket.AF_UNIX) as busy:
+            busy.connect(s.path("producer.sock"))
+            try:
+                p.wait(2.5)
+                raise AssertionError("it ended under a connection")
+            except subprocess.TimeoutExpired:
+                pass
+        tap.expect_eq(p.wait(stack.PATIENCE), 0, "status")
+        tap.expect(time.monotonic() - begin > 2.5, "it ended after the connection")
+        tap.expect("exit-on-idle" in s.log_of(p), s.log_of(p))
+
+
+# ---- units
+
+
+def analyze(*args):
+    tool = shutil.which("systemd-analyze")
+    if not tool:
+        tap.skip("no systemd-analyze; on Debian it is in the package systemd")
+    return subprocess.run([tool, *args], capture_output=True, text=True, timeout=stack.PATIENCE * 2)
+
+
+def installed_units(root):
+    """A folder with our units whose programs exist."""
+    units = os.path.join(root, "units")
+    os.mkdir(units)
+    source = os.path.join(tap.SRCDIR, "systemd")
+    for name in os.listdir(source):
+        with open(os.path.join(source, name), encoding="utf-8") as f:
+            text = f.read()
+        if name.endswith((".socket", ".service.in")):
+            text = text.replace("@bindir@", root)
+            with open(os.path.join(units, name.replace(".service.in", ".service")), "w", encoding="utf-8") as f:
+                f.write(text)
+    for program in ("traced", "traced_probes"):
+        os.symlink(shutil.which("true"), os.path.join(root, program))
+    return units
+
+
+UNITS = ("traced.service", "traced-producer.socket", "traced-consumer.socket", "traced_probes.service")
+
+
+@tap.case("systemd-analyze verify finds nothing in the units")
+def _():
+    with stack.Stack() as s:
+        units = installed_units(s.dir)
+        r = analyze("verify", "--man=no", "--recursive-errors=no", *[os.path.join(units, u) for u in UNITS])
+        if "unrecognized option" in r.stderr:
+            tap.skip("this systemd-analyze is too old")
+        complaints = [x for x in (r.stdout + r.stderr).split("\n") if "traced" in x and "Failed to prepare filename" not in x]
+        tap.expect_eq((r.returncode, complaints), (0, []), "systemd-analyze verify")
+
+
+def exposure(s, unit):
+    r = analyze("security", "--offline=true", "--no-pager", os.path.join(installed_units(s.dir), unit))
+    if "unrecognized option" in r.stderr:
+        tap.skip("this systemd-analyze cannot do it offline")
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", r.stdout)
+    tap.expect(found, r.stdout + r.stderr)
+    return float(found.group(1)), r.stdout
+
+
+for unit, most in (("traced.service", 1.0), ("traced_probes.service", 4.0)):
+
+    def check(unit=unit, most=most):
+        with stack.Stack() as s:
+            score, text = exposure(s, unit)
+            bad = "\n".join(x for x in text.split("\n") if "✗" in x)
+            tap.expect(score <= most, f"{unit} scores {score}\n{bad}")
+
+    tap.add(f"systemd-analyze security: {unit} scores {most} or better", check)
+
+tap.run()
