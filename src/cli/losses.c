@@ -53,8 +53,9 @@ struct buffer {
 };
 
 struct cpu {
-    uint64_t first_overrun, overrun, first_commit, commit, first_dropped, dropped, read_events;
-    bool started, seen, reported;
+    uint64_t first_overrun, overrun, first_commit, commit, first_dropped, dropped;
+    uint64_t holes; /* bundles that follow a loss */
+    bool started, seen;
 };
 
 struct losses {
@@ -63,7 +64,7 @@ struct losses {
     struct cpu *cpu; /* own: CPUS_MAX, made when needed */
     size_t n_cpus;
     uint32_t cpu_pages; /* size of a kernel buffer, in pages; 0: unknown */
-    uint64_t lost_bundles, ftrace_errors;
+    uint64_t ftrace_errors;
     uint64_t chunks_discarded, patches_discarded, invalid_packets, flushes_failed, filter_errors;
     bool final_flush_failed, have_stats;
     char bad_events[256]; /* names of events that could not be enabled */
@@ -221,7 +222,7 @@ static struct cpu *get_cpu(struct losses *l, uint64_t n)
 
 static void take_cpu(struct losses *l, struct bytes_view msg, bool start)
 {
-    uint64_t id = 0, overrun = 0, commit = 0, dropped = 0, read_events = 0;
+    uint64_t id = 0, overrun = 0, commit = 0, dropped = 0;
     struct bytes_cur cur = bytes_cur(msg);
     struct bytes_field f;
     struct cpu *c;
@@ -235,8 +236,6 @@ static void take_cpu(struct losses *l, struct bytes_view msg, bool start)
             commit = f.num;
         else if (f.id == PBF_FtraceCpuStats_dropped_events)
             dropped = f.num;
-        else if (f.id == PBF_FtraceCpuStats_read_events)
-            read_events = f.num;
     }
     c = get_cpu(l, id);
     if (c == NULL)
@@ -250,7 +249,6 @@ static void take_cpu(struct losses *l, struct bytes_view msg, bool start)
     c->overrun = overrun;
     c->commit = commit;
     c->dropped = dropped;
-    c->read_events = read_events;
 }
 
 static void add_name(char *list, size_t size, struct bytes_view name)
@@ -286,13 +284,21 @@ static void take_bundle(struct losses *l, struct bytes_view msg)
 {
     struct bytes_cur cur = bytes_cur(msg);
     struct bytes_field f;
+    struct cpu *c;
+    uint64_t id = 0;
+    bool lost = false;
 
     while (bytes_next(&cur, &f)) {
-        if (f.id == PBF_FtraceEventBundle_lost_events && f.num != 0)
-            l->lost_bundles++;
+        if (f.id == PBF_FtraceEventBundle_cpu)
+            id = f.num;
+        else if (f.id == PBF_FtraceEventBundle_lost_events && f.num != 0)
+            lost = true;
         else if (f.id == PBF_FtraceEventBundle_error)
             l->ftrace_errors++;
     }
+    c = lost ? get_cpu(l, id) : NULL;
+    if (c != NULL)
+        c->holes++;
 }
 
 /* ---- names of processes ---- */
@@ -576,38 +582,40 @@ static void report_sequences(struct losses *l, struct report *r)
     free(ids);
 }
 
+/* Events that a CPU's kernel buffer dropped between the first and the last statistics. */
+static uint64_t dropped_events(const struct cpu *c)
+{
+    return c->overrun + c->commit + c->dropped -
+           (c->started ? c->first_overrun + c->first_commit + c->first_dropped : 0);
+}
+
 static void report_ftrace(struct losses *l, struct report *r)
 {
     uint64_t kb = (uint64_t)l->cpu_pages * 4;
+    uint64_t better = kb > 0 ? proposal(kb * 2, 4096, 131072) : 8192;
     unsigned shown = 0, more = 0;
 
     for (size_t i = 0; i < l->n_cpus; i++) {
         const struct cpu *c = &l->cpu[i];
-        uint64_t over, commit, dropped;
-        if (!c->seen)
-            continue;
-        over = c->overrun - (c->started ? c->first_overrun : 0);
-        commit = c->commit - (c->started ? c->first_commit : 0);
-        dropped = c->dropped - (c->started ? c->first_dropped : 0);
-        if (over + commit + dropped == 0)
+        uint64_t events = c->seen ? dropped_events(c) : 0;
+        char what[64];
+        if (events == 0 && c->holes == 0)
             continue;
         if (shown++ >= SHOWN_MAX) {
             more++;
             continue;
         }
+        if (events > 0)
+            (void)snprintf(what, sizeof(what), "overran and dropped %" PRIu64 " events", events);
+        else
+            (void)snprintf(what, sizeof(what), "overran %" PRIu64 " times", c->holes);
         line(r,
-             "lost: the kernel's buffer of CPU %zu overran and dropped %" PRIu64
-             " events; set ftrace_config { buffer_size_kb: %" PRIu64
+             "lost: the kernel's buffer of CPU %zu %s; set ftrace_config { buffer_size_kb: %" PRIu64
              " } or a shorter drain_period_ms",
-             i, over + commit + dropped, kb > 0 ? proposal(kb * 2, 4096, 131072) : 8192);
+             i, what, better);
     }
     if (more > 0)
         line(r, "lost: the buffers of %u more CPUs overran", more);
-    if (l->lost_bundles > 0 && shown == 0)
-        line(r,
-             "lost: the kernel's buffers overran %" PRIu64
-             " times; set ftrace_config { buffer_size_kb: 8192 } or a shorter drain_period_ms",
-             l->lost_bundles);
     if (l->ftrace_errors > 0)
         line(r, "lost: %" PRIu64 " pages of the kernel's buffers could not be decoded",
              l->ftrace_errors);

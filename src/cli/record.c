@@ -227,6 +227,46 @@ static void on_batch(void *arg)
         fail(r, RECORD_FAILED);
 }
 
+/* ---- data sources that nobody offers ---- */
+
+static bool is_offered(struct bytes_view state, struct bytes_view name)
+{
+    struct bytes_cur cur = bytes_cur(state);
+    struct bytes_field source, descriptor, offered;
+
+    while (bytes_next(&cur, &source)) {
+        if (source.id == PBF_TracingServiceState_data_sources && source.type == BYTES_LEN &&
+            bytes_find(source.data, PBF_TracingServiceState_DataSource_ds_descriptor, BYTES_LEN,
+                       &descriptor) &&
+            bytes_find(descriptor.data, PBF_DataSourceDescriptor_name, BYTES_LEN, &offered) &&
+            bytes_equal(offered.data, name))
+            return true;
+    }
+    return false;
+}
+
+/* A misspelt name is no error to the service (R1203): without this the trace would lack it
+ * silently. */
+static void check_sources(struct record *r, struct bytes_view state)
+{
+    struct bytes_cur cur = bytes_cur(bytesbuf_view(&r->conf.cl->conf.config));
+    struct bytes_field source, config, name;
+    char shown[128];
+
+    while (bytes_next(&cur, &source)) {
+        if (source.id != PBF_TraceConfig_data_sources || source.type != BYTES_LEN ||
+            !bytes_find(source.data, PBF_TraceConfig_DataSource_config, BYTES_LEN, &config) ||
+            !bytes_find(config.data, PBF_DataSourceConfig_name, BYTES_LEN, &name) ||
+            is_offered(state, name.data))
+            continue;
+        str_escape(shown, sizeof(shown), (const char *)name.data.p, name.data.n);
+        say(r,
+            "no program offers the data source %s now, so it records nothing unless one comes; "
+            "perfetto --query lists what there is",
+            shown);
+    }
+}
+
 /* ---- the service's word ---- */
 
 static void on_ended(void *arg, bool told, struct bytes_view error)
@@ -323,7 +363,10 @@ static void on_done(void *arg, enum conssession_call call, bool ok, struct bytes
             progress_stats(&r->progress, reply);
         return;
     }
-    if (call == CONSSESSION_CAPABILITIES && r->state == RUNNING) {
+    if (call == CONSSESSION_QUERY) {
+        if (ok && r->state == RUNNING)
+            check_sources(r, reply);
+    } else if (call == CONSSESSION_CAPABILITIES && r->state == RUNNING) {
         r->conf.started(r->conf.arg);
     } else if (call == CONSSESSION_ATTACH && r->state == ATTACHING) {
         on_attach_done(r, ok, reply);
@@ -520,6 +563,8 @@ static void on_connected(void *arg)
         progress_begin(&r->progress, r->facts.duration_ms, r->facts.buffer_kb);
         deadline_every(&r->tick, DEADLINE_MONO, PROGRESS_MS * CHRONO_MS);
     }
+    if (r->conf.check_sources)
+        conssession_query(r->session, false);
     /* a session that waits for its start trigger never starts by itself; that the service has got
      * it is known when it answers a later call */
     if (r->conf.started != NULL && r->facts.trigger_mode == TRACECONF_START_TRACING)

@@ -24,6 +24,7 @@ struct record_conf {
     bool want_started;                 /* `started` is wanted, or somebody waits in notify */
     bool talkative;                    /* progress, remarks and summary are wanted */
     bool terminal;                     /* stderr is one */
+    bool check_sources;                /* say which data sources nobody offers; costs a query */
     void (*started)(void *arg);        /* all data sources have started; may be NULL */
     void (*done)(void *arg, int code); /* once; everything was printed. Must not free */
     void *arg;                         /* borrow */

@@ -223,6 +223,8 @@ static bool begin(struct run *run)
         .want_started = cl->background_wait || cl->notify_fd >= 0 || cl->command != NULL,
         .talkative = !cl->quiet && cl->action != CMDLINE_IS_DETACHED,
         .terminal = isatty(STDERR_FILENO),
+        .check_sources = !cl->quiet && cl->action == CMDLINE_RECORD && cl->command == NULL &&
+                         (run->service != NULL || isatty(STDERR_FILENO)),
         .started = cl->command != NULL ? on_started : NULL,
         .done = on_recorded,
         .arg = run,

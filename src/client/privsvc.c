@@ -399,6 +399,8 @@ static void end_child(struct child *c)
 {
     if (c->pid == 0)
         return;
+    if (c->pidfd >= 0)
+        send_signal(c->pidfd, SIGTERM);
     if (c->pidfd >= 0 && !wait_gone(c->pidfd, GRACE_MS))
         send_signal(c->pidfd, SIGKILL);
     reap(c->pid);
@@ -415,10 +417,7 @@ void privsvc_free(struct privsvc *p)
     if (p == NULL)
         return;
     deadline_cancel(&p->patience);
-    for (int i = CHILDREN - 1; i >= 0; i--) {
-        if (p->child[i].pidfd >= 0)
-            send_signal(p->child[i].pidfd, SIGTERM);
-    }
+    /* the probes first: without their service they would only complain about its absence */
     for (int i = CHILDREN - 1; i >= 0; i--)
         end_child(&p->child[i]);
     if (p->janitor_pipe >= 0) {

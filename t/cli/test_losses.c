@@ -200,9 +200,12 @@ Test(losses, kernel_bundles)
     size_t bundle = bytesbuf_pb_begin(&b, PBF_TracePacket_ftrace_events);
 
     bytesbuf_pb_varint(&b, PBF_FtraceEventBundle_lost_events, 1);
+    bytesbuf_pb_varint(&b, PBF_FtraceEventBundle_cpu, 5);
     bytesbuf_pb_end(&b, bundle);
     feed();
-    expect("kernel's buffers overran 1 times", 1);
+    expect(
+        "the kernel's buffer of CPU 5 overran 1 times; set ftrace_config { buffer_size_kb: 8192 }",
+        1);
 }
 
 Test(losses, unknown_events)

@@ -195,6 +195,18 @@ def _():
         s.nothing_left()
 
 
+@tap.case("a data source that nobody offers is named while it can still be mended")
+def _():
+    with Corner() as s:
+        with open(s.path("cfg"), "w") as f:
+            f.write('buffers { size_kb: 64 } duration_ms: 50 data_sources { config { name: "linux.sys_stat" } } data_sources { config { name: "linux.sys_stats" } }')
+        r = s.run("--autostart")
+        tap.expect_eq(r.returncode, 0, r.stderr)
+        tap.expect("the data source linux.sys_stat now" in r.stderr and "linux.sys_stats now" not in r.stderr, r.stderr)
+        tap.expect("no program" not in s.run("--autostart", "--quiet").stderr, "--quiet speaks")
+        s.nothing_left()
+
+
 @tap.case("a private service that cannot start is a failure with a reason")
 def _():
     with Corner() as s:
