@@ -6,7 +6,7 @@
  * libevent's callbacks only note readiness in the reactor's fired list; our own callbacks run after
  * libevent has returned. So their order is ours (readiness order, reading before writing), they may
  * end any watch without upsetting libevent's queues, and what they switch on is looked at in the
- * next tick.
+ * next tick. Invariant: ready is part of events, switching off forgets readiness.
  */
 #include "reactor/watch.h"
 
@@ -48,7 +48,7 @@ static void on_write(evutil_socket_t fd, short what, void *arg)
 
 static void call(struct watch *w, unsigned event)
 {
-    if ((w->ready & w->events & event) == 0)
+    if ((w->ready & event) == 0)
         return;
     w->ready &= ~event;
     w->cb(w->arg, event);

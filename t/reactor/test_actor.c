@@ -283,6 +283,7 @@ Test(actor, killing_twice_or_while_waiting_is_one_reap)
     a->reaped = &reaped;
     note(r, a->actor.id, 1);
     actor_kill(&a->actor);
+    cr_assert(list_empty(&a->actor.ready), "the dead wait for no turn");
     actor_kill(&a->actor);
     cr_assert_not(reaped, "nothing is freed inside a call");
     reactor_tick(r, 0);
@@ -391,6 +392,7 @@ Test(actor, a_mark_callback_may_kill)
     actor_on_mark(&a.actor, kill_on_high, &a.actor);
     note(r, a.actor.id, 1);
     note(r, a.actor.id, 2);
+    cr_assert(a.actor.dead && list_empty(&a.actor.ready), "the dead wait for no turn");
     note(r, a.actor.id, 3);
     reactor_tick(r, 0);
     cr_assert_eq(a.handled, 0);

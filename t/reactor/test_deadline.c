@@ -173,16 +173,21 @@ Test(deadline, what_is_armed_for_now_waits_for_the_next_tick)
 
 Test(deadline, past_means_now_and_never_means_never)
 {
+    struct timer due;
     struct timer past;
     struct timer never;
+    make(&due, 'd');
     make(&past, 'p');
     make(&never, 'n');
+    deadline_arm(&due.d, 0);
     deadline_arm_at(&past.d, DEADLINE_MONO, 5);
     deadline_arm(&never.d, UINT64_MAX);
-    deadline_arm_ms(&never.d, UINT64_MAX);
+    cr_assert_eq(never.d.due, UINT64_MAX);
+    deadline_arm_ms(&never.d, UINT64_MAX / CHRONO_MS + 1);
+    cr_assert_eq(never.d.due, UINT64_MAX, "as nanoseconds this would wrap to next to nothing");
     cr_assert(deadline_armed(&never.d));
     reactor_tick(r, 0);
-    cr_assert_str_eq(story, "p");
+    cr_assert_str_eq(story, "dp");
     cr_assert_not(reactor_pending(r));
     deadline_cancel(&never.d);
 }

@@ -42,6 +42,7 @@ Test(list, removes_twice_and_while_walking)
     list_for_each_safe (pos, next, &head) {
         if (list_entry(pos, struct item, node)->value % 2 == 0) {
             list_remove(pos);
+            cr_assert(list_empty(pos), "in no list any more");
             list_remove(pos);
         }
     }
@@ -66,6 +67,11 @@ Test(list, splices_to_the_tail)
     list_splice(&a, &none);
     cr_assert(list_empty(&b));
     const struct list *want[] = {&x[0].node, &x[1].node, &y[0].node, &y[1].node};
+    struct list *back = &a;
+    for (int i = 3; i >= 0; i--) {
+        back = back->prev;
+        cr_assert_eq(back, want[i]);
+    }
     for (int i = 0; i < 4; i++)
         cr_assert_eq(list_pop_front(&a), want[i]);
     cr_assert(list_empty(&a));

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 static struct reactor *r;
@@ -181,6 +182,28 @@ Test(reactor, write_hooks_run_once_per_tick)
     cr_assert_str_eq(story, "ww");
 }
 
+Test(reactor, a_hook_that_waits_keeps_its_place)
+{
+    struct reactor_hook a;
+    struct reactor_hook b;
+    struct reactor_hook c;
+    reactor_hook_init(&a, "a", tell, "a");
+    reactor_hook_init(&b, "b", tell, "b");
+    reactor_hook_init(&c, "c", tell, "c");
+    reactor_write_later(r, &a);
+    reactor_write_later(r, &b);
+    reactor_write_later(r, &a);
+    reactor_write_later(r, &c);
+    reactor_tick(r, 0);
+    cr_assert_str_eq(story, "abc");
+    reactor_reap_later(r, &b);
+    reactor_reap_later(r, &a);
+    reactor_reap_later(r, &b);
+    reactor_reap_later(r, &c);
+    reactor_tick(r, 0);
+    cr_assert_str_eq(story, "abcbac");
+}
+
 struct mortal {
     struct reactor_hook reap;
     struct mortal *child;
@@ -242,7 +265,10 @@ Test(reactor, the_boot_clock_alone_ends_a_wait)
             cr_assert_eq(reactor_tick(r, REACTOR_FOREVER), 0);
     }
     cr_assert_str_eq(story, "bbb");
-    cr_assert_lt(reactor_metric(r, REACTOR_TICKS), 100);
+    deadline_arm(&d, CHRONO_MS);
+    while (deadline_armed(&d))
+        cr_assert_eq(reactor_tick(r, REACTOR_FOREVER), 0);
+    cr_assert_lt(reactor_metric(r, REACTOR_TICKS), 100, "no timer is left to spin on");
 }
 
 Test(reactor, the_rest_of_a_stopped_tick_is_done)
@@ -277,6 +303,55 @@ Test(reactor, one_look_at_the_world_per_tick)
     cr_assert_eq(fired, 3);
     watch_fini(&w);
     close(fd);
+}
+
+/* A descriptor that becomes ready in ms of real time. */
+static int ready_in(long ms)
+{
+    int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    struct itimerspec at = {.it_value = {.tv_nsec = ms * 1000000}};
+    cr_assert_eq(timerfd_settime(fd, 0, &at, NULL), 0);
+    return fd;
+}
+
+Test(reactor, virtual_deadlines_do_not_shorten_a_wait)
+{
+    int fired = 0;
+    int fd = ready_in(5);
+    struct watch w;
+    struct deadline d;
+    chrono_virtual_start(CHRONO_SEC);
+    deadline_init(&d, r, "soon", tell, "d");
+    deadline_arm(&d, 1);
+    watch_init(&w, r, "real", fd, stay_ready, &fired);
+    watch_set(&w, WATCH_READ);
+    reactor_tick(r, REACTOR_FOREVER);
+    cr_assert_eq(fired, 1, "the wait went on until something real happened");
+    cr_assert_str_eq(story, "");
+    watch_fini(&w);
+    deadline_cancel(&d);
+    close(fd);
+}
+
+Test(reactor, a_timeout_that_was_not_used_up_leaves_no_trace)
+{
+    int early = 0;
+    int late = 0;
+    int fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct watch w[2];
+    watch_init(&w[0], r, "early", fd, stay_ready, &early);
+    watch_set(&w[0], WATCH_READ);
+    reactor_tick(r, CHRONO_MS);
+    cr_assert_eq(early, 1);
+    watch_fini(&w[0]);
+    int timer = ready_in(20);
+    watch_init(&w[1], r, "late", timer, stay_ready, &late);
+    watch_set(&w[1], WATCH_READ);
+    reactor_tick(r, REACTOR_FOREVER);
+    cr_assert_eq(late, 1, "the old timeout must not end this wait");
+    watch_fini(&w[1]);
+    close(fd);
+    close(timer);
 }
 
 Test(reactor, a_timeout_bounds_the_wait)
@@ -327,11 +402,18 @@ static void count_lines(void *arg, enum log_level level, const char *text)
     ++*(int *)arg;
 }
 
+static int open_descriptors(void)
+{
+    int n = 0;
+    for (int fd = 0; fd < 1024; fd++)
+        n += fcntl(fd, F_GETFD) != -1;
+    return n;
+}
+
 Test(reactor_end, gives_all_back_and_names_whom_it_leaves)
 {
     int lines = 0;
-    int before = dup(0); /* the lowest free descriptor, to see that the loop gives all back */
-    close(before);
+    int before = open_descriptors();
     struct actor dead;
     struct actor alive;
     struct deadline d;
@@ -345,8 +427,6 @@ Test(reactor_end, gives_all_back_and_names_whom_it_leaves)
     actor_kill(&dead);
     reactor_free(r);
     cr_assert_eq(lines, 1);
-    int after = dup(0);
-    close(after);
-    cr_assert_eq(before, after);
+    cr_assert_eq(open_descriptors(), before);
     reactor_free(NULL);
 }

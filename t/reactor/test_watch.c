@@ -168,6 +168,7 @@ static void end_both(struct end *e, unsigned event)
     (void)event;
     watch_fini(&e->w);
     watch_fini(&e->other->w);
+    cr_assert(list_empty(&e->other->w.fired), "it could be initialised anew at once");
 }
 
 Test(watch, one_callback_may_end_all)
