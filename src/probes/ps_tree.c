@@ -138,6 +138,7 @@ static bool write_process(struct ps *ps, const struct status *st)
 void ps_tree_pid(struct ps *ps, int64_t pid)
 {
     struct status st, leader;
+    char name[64], nspid[256]; /* of st while the buffer holds the leader's text */
     if (pid <= 0 || u64set_has(&ps->seen, (uint64_t)pid) || !read_status(ps, pid, &st))
         return;
     if (st.tgid == pid) {
@@ -145,7 +146,6 @@ void ps_tree_pid(struct ps *ps, int64_t pid)
         return;
     }
     if (!u64set_has(&ps->seen, (uint64_t)st.tgid)) {
-        char name[64], nspid[256]; /* the buffer is needed for the leader's text */
         st.name = ptext_of(name, ptext_copy(st.name, name, sizeof name));
         st.nspid = ptext_of(nspid, ptext_copy(st.nspid, nspid, sizeof nspid));
         if (read_status(ps, st.tgid, &leader))
