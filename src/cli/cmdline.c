@@ -602,6 +602,16 @@ static int check(struct scan *s)
     return rc;
 }
 
+/* For command lines that fail before the command is known. */
+static bool wants_command(int argc, char **argv)
+{
+    for (int i = 1; i + 1 < argc; i++) {
+        if (strcmp(argv[i], "--") == 0)
+            return is_command(argv[i + 1]);
+    }
+    return false;
+}
+
 int cmdline_parse(struct cmdline *cl, int argc, char **argv)
 {
     struct scan s = {.cl = cl};
@@ -621,8 +631,8 @@ int cmdline_parse(struct cmdline *cl, int argc, char **argv)
     rc = scan_all(&s, argc, argv);
     if (rc == CMDLINE_GO_ON)
         rc = check(&s);
-    /* in harness mode 1 is a status of the command: our own failures are told apart */
-    return rc == 1 && cl->command != NULL ? CODE_HARNESS_FAILED : rc;
+    /* where a command was to run, 1 would be taken for its status */
+    return rc == 1 && (cl->command != NULL || wants_command(argc, argv)) ? CODE_HARNESS_FAILED : rc;
 }
 
 void cmdline_fini(struct cmdline *cl)

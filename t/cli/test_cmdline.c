@@ -209,6 +209,10 @@ Test(cmdline, harness)
     cmdline_fini(&cl);
     cr_expect_eq(PARSE("", "-o", "x", "-d", "--", "true"), 125, "%s", said);
     cmdline_fini(&cl);
+    cr_expect_eq(PARSE("", "--bogus", "-o", "x", "--", "true"), 125, "%s", said);
+    cmdline_fini(&cl);
+    cr_expect_eq(PARSE("", "--bogus", "-o", "x", "--", "sched/x"), 1, "%s", said);
+    cmdline_fini(&cl);
     cr_expect_eq(PARSE("", "-o", "-", "--", "true"), 125, "%s", said);
     cmdline_fini(&cl);
 }
