@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protos/fieldnum.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
 #include "reactor/task.h"
@@ -31,7 +32,8 @@
 #define MAX_WRITER  32767
 
 /* Work that moves no bytes still costs something. */
-#define COST_OF_ENTRY 64
+#define COST_OF_ENTRY   64
+#define COST_OF_TRIGGER 4096
 
 /* ---- chunks (R78-R81) ---- */
 
@@ -116,6 +118,21 @@ static void patch(struct producer *p, const struct commit_entry_view *e)
     tbuf_patch(b->tb, p->id, writer, e->chunk_id, patches, n, e->has_more);
 }
 
+/* ---- triggers (R173) ---- */
+
+/* One request may name thousands of triggers, and each is looked for in every session. */
+static bool do_triggers(struct producer *p, struct task_budget *turn)
+{
+    struct bytes_field f;
+    while (bytes_next(&p->work.names, &f)) {
+        if (f.id == PBF_ActivateTriggersRequest_trigger_names && f.type == BYTES_LEN)
+            session_trigger_activate(p->svc, p, f.data);
+        if (!task_spend_slow(turn, COST_OF_TRIGGER))
+            return false;
+    }
+    return true;
+}
+
 /* ---- one producer's work ---- */
 
 static void reply(struct producer *p, uint64_t cookie, bool ok)
@@ -154,7 +171,7 @@ static bool do_patches(struct producer *p, struct task_budget *turn)
     return true;
 }
 
-/* Takes a message up. What is no commit and no farewell is done on the spot. */
+/* Takes a message up. What cannot be long is done on the spot. */
 static void work_begin(struct producer *p)
 {
     struct producer_work *w = &p->work;
@@ -163,12 +180,17 @@ static void work_begin(struct producer *p)
         w->stage = PRODUCER_SCRAPE;
         return;
     }
-    if (w->msg.kind != MSG_P_COMMIT) {
+    if (w->msg.kind != MSG_P_COMMIT && w->msg.kind != MSG_P_TRIGGERS) {
         producer_take(p, &w->msg);
         work_done(p);
         return;
     }
     struct msg_request *m = (struct msg_request *)(void *)w->msg.data;
+    if (w->msg.kind == MSG_P_TRIGGERS) {
+        w->names = bytes_cur(msg_body_view(&m->body));
+        w->stage = PRODUCER_TRIGGERS;
+        return;
+    }
     p->svc->count.commits++;
     if (!shmem_mapped(&p->shm) || commit_open(&w->view, m->body.p, m->body.n)) { /* R77 */
         reply(p, m->cookie, false);
@@ -194,6 +216,12 @@ static bool work_on(struct producer *p, struct task_budget *turn)
             return false;
         if (w->view.flush_id)
             session_flush_ack(p->svc, p, w->view.flush_id);
+        reply(p, ((struct msg_request *)(void *)w->msg.data)->cookie, true);
+        work_done(p);
+    }
+    if (w->stage == PRODUCER_TRIGGERS) {
+        if (!do_triggers(p, turn))
+            return false;
         reply(p, ((struct msg_request *)(void *)w->msg.data)->cookie, true);
         work_done(p);
     }
@@ -265,7 +293,8 @@ static enum task_result run(void *arg, struct task_budget *budget)
 void drain_push(struct producer *p, struct mailbox_msg *m)
 {
     bool waits = p->work.stage != PRODUCER_IDLE || mailbox_count(&p->queue) > 0;
-    if (!waits && m->kind != MSG_P_COMMIT && m->kind != MSG_P_BYE) {
+    bool may_be_long = m->kind == MSG_P_COMMIT || m->kind == MSG_P_TRIGGERS || m->kind == MSG_P_BYE;
+    if (!waits && !may_be_long) {
         producer_take(p, m);
         return;
     }

@@ -192,9 +192,11 @@ static void take_unregister(struct producer *p, struct msg_request *m)
 static void take_writer(struct producer *p, const struct msg_writer *m, bool gone)
 {
     uint16_t writer = (uint16_t)m->writer, buffer = gone ? 0 : (uint16_t)m->buffer;
-    uint16_t **page = &p->writers[writer >> 8];
-    if (!*page && !buffer)
+    if (!p->writers && !buffer)
         return;
+    if (!p->writers)
+        p->writers = alloc_array(PRODUCER_WRITER_PAGES, sizeof(*p->writers));
+    uint16_t **page = &p->writers[writer >> 8];
     if (!*page)
         *page = alloc_array(256, sizeof(**page));
     uint16_t *slot = &(*page)[writer & 0xFF];
@@ -202,7 +204,7 @@ static void take_writer(struct producer *p, const struct msg_writer *m, bool gon
     *slot = buffer;
 }
 
-/* ---- acks and triggers ---- */
+/* ---- acks ---- */
 
 /* An ack goes to the session once per state: what is repeated, late or foreign is dropped here. */
 static void take_ack(struct producer *p, uint64_t instance, enum msg_kind kind)
@@ -214,16 +216,6 @@ static void take_ack(struct producer *p, uint64_t instance, enum msg_kind kind)
     i->acked = true;
     struct msg_ack m = {.id = instance, .producer = p->id};
     ACTOR_POST(p->svc->reactor, i->session->actor.id, p->actor.id, kind, &m);
-}
-
-static void take_triggers(struct producer *p, const struct msg_request *m)
-{
-    struct bytes_cur cur = bytes_cur(msg_body_view(&m->body));
-    struct bytes_field f;
-    while (bytes_next(&cur, &f)) {
-        if (f.id == PBF_ActivateTriggersRequest_trigger_names && f.type == BYTES_LEN)
-            session_trigger_activate(p->svc, p, f.data);
-    }
 }
 
 /* ---- messages ---- */
@@ -243,10 +235,6 @@ void producer_take(struct producer *p, struct mailbox_msg *m)
         break;
     case MSG_P_UNREGISTER:
         take_unregister(p, data);
-        cookie = ((struct msg_request *)data)->cookie;
-        break;
-    case MSG_P_TRIGGERS:
-        take_triggers(p, data);
         cookie = ((struct msg_request *)data)->cookie;
         break;
     case MSG_P_SYNC:
@@ -427,8 +415,9 @@ static void producer_free(struct actor *a)
     shmem_fini(&p->shm);
     charge_release(&p->shm_charge);
     mailbox_fini(&p->queue);
-    for (size_t i = 0; i < PRODUCER_WRITER_PAGES; i++)
+    for (size_t i = 0; p->writers && i < PRODUCER_WRITER_PAGES; i++)
         free(p->writers[i]);
+    free(p->writers);
     free(p->allowed);
     free(p->machine_name);
     free(p->name);

@@ -39,13 +39,20 @@ struct datasource {
 #define PRODUCER_WRITER_PAGES 256 /* 256 writers each */
 
 /* Where the work on the first message of the queue stands. */
-enum producer_stage { PRODUCER_IDLE, PRODUCER_MOVES, PRODUCER_PATCHES, PRODUCER_SCRAPE };
+enum producer_stage {
+    PRODUCER_IDLE,
+    PRODUCER_MOVES,
+    PRODUCER_PATCHES,
+    PRODUCER_TRIGGERS,
+    PRODUCER_SCRAPE
+};
 
 struct producer_work {
     enum producer_stage stage;
     struct mailbox_msg msg; /* the message, owned while stage is not IDLE */
     struct commit_view view;
     struct commit_pos pos;
+    struct bytes_cur names; /* trigger names not yet looked at */
     struct scan_iter scan;
 };
 
@@ -77,7 +84,7 @@ struct producer {
 
     uint16_t *allowed; /* own: global buffer ids it may write to, ascending (R74) */
     uint32_t nallowed;
-    uint16_t *writers[PRODUCER_WRITER_PAGES]; /* own: buffer of each writer, 0: not registered */
+    uint16_t **writers; /* own: pages of buffers by writer id, 0: not registered; NULL: none ever */
     uint32_t nwriters;
     uint64_t flush_acked; /* highest flush id that sessions were told of */
 
@@ -117,7 +124,7 @@ bool producer_may_write(const struct producer *p, uint16_t buffer);
 /* The buffer that a writer is registered with; 0 when it is not (R73). */
 static inline uint16_t producer_writer_buffer(const struct producer *p, uint16_t writer)
 {
-    const uint16_t *page = p->writers[writer >> 8];
+    const uint16_t *page = p->writers ? p->writers[writer >> 8] : NULL;
     return page ? page[writer & 0xFF] : 0;
 }
 

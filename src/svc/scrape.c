@@ -69,39 +69,36 @@ bool scrape_producer(struct producer *p, struct scan_iter *scan, struct task_bud
     return !wanted(p, NULL) || walk(p, NULL, scan, budget);
 }
 
-/* The producer with the lowest id above `after`. */
-static struct producer *next_producer(struct service *svc, uint32_t after)
+/* The producer behind p in the list; p NULL: the one with the lowest id above `after`. */
+static struct producer *next_producer(struct service *svc, struct producer *p, uint32_t after)
 {
-    list_for_each (it, &svc->producers) {
-        struct producer *p = list_entry(it, struct producer, node);
-        if (p->id > after)
-            return p;
-    }
-    return NULL;
+    struct list *it = p ? p->node.next : svc->producers.next;
+    while (!p && it != &svc->producers && list_entry(it, struct producer, node)->id <= after)
+        it = it->next;
+    return it != &svc->producers ? list_entry(it, struct producer, node) : NULL;
 }
 
 /* Walks on from where the last slice stopped. */
 static bool walk_all(struct scrape *sc, struct task_budget *budget)
 {
     struct service *svc = sc->session->svc;
-    struct producer *p = sc->scanning ? idmap_get(&svc->producer_of, sc->producer) : NULL;
+    struct producer *p = sc->producer ? idmap_get(&svc->producer_of, sc->producer) : NULL;
+    bool scanning = sc->scanning && p;
+    if (scanning)
+        sc->scan.shm = &p->shm;
     for (;;) {
-        if (p) {
-            if (!walk(p, sc->session, &sc->scan, budget))
-                return false;
-            if (!task_spend(budget, COST_OF_SLOT)) {
-                sc->scanning = false;
-                return false;
-            }
-        }
-        do {
-            p = next_producer(svc, p ? p->id : sc->producer);
-            if (!p)
-                return true;
-            sc->producer = p->id;
-        } while (!wanted(p, sc->session));
-        scan_begin(&sc->scan, &p->shm);
-        sc->scanning = true;
+        if (scanning && !walk(p, sc->session, &sc->scan, budget))
+            return false;
+        sc->scanning = false;
+        if (!task_spend(budget, COST_OF_SLOT))
+            return false;
+        p = next_producer(svc, p, sc->producer);
+        if (!p)
+            return true;
+        sc->producer = p->id;
+        scanning = sc->scanning = wanted(p, sc->session);
+        if (scanning)
+            scan_begin(&sc->scan, &p->shm);
     }
 }
 

@@ -45,8 +45,8 @@ int service_new(struct reactor *r, const struct service_options *opt, struct ser
                             &svc->relays,    &svc->boosts};
     for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
         list_init(lists[i]);
-    struct idmap *maps[] = {&svc->producer_of, &svc->endpoints, &svc->consumer_of, &svc->buffers,
-                            &svc->instances};
+    struct idmap *maps[] = {&svc->producer_of, &svc->endpoints, &svc->consumer_of,
+                            &svc->buffers,     &svc->instances, &svc->activation_counts};
     for (size_t i = 0; i < sizeof(maps) / sizeof(maps[0]); i++)
         idmap_init(maps[i]);
     idmap_ids_init(&svc->producer_ids, 1, MAX_PRODUCERS);

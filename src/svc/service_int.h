@@ -102,9 +102,10 @@ struct service {
 
     struct list cooldowns; /* struct service_cooldown, oldest first */
     uint32_t nactivations;
-    struct list activations; /* struct service_activation, oldest first */
-    struct list relays;      /* struct service_relay */
-    struct list boosts;      /* struct prioboost.node: who wants our thread to run faster */
+    struct idmap activation_counts; /* hash of a name -> how many of them, as a pointer */
+    struct list activations;        /* struct service_activation, oldest first */
+    struct list relays;             /* struct service_relay */
+    struct list boosts;             /* struct prioboost.node: who wants our thread to run faster */
 
     struct service_counters count;
 };

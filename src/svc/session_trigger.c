@@ -30,23 +30,35 @@ static uint64_t hash(struct bytes_view name) /* FNV-1a */
     return h;
 }
 
+/* Activations of one name that are remembered; the map holds the number itself. */
+static uint32_t count_of(const struct service *svc, uint64_t name_hash)
+{
+    return (uint32_t)(uintptr_t)idmap_get(&svc->activation_counts, name_hash);
+}
+
+static void set_count(struct service *svc, uint64_t name_hash, uint32_t n)
+{
+    idmap_del(&svc->activation_counts, name_hash);
+    if (n)
+        idmap_put(&svc->activation_counts, name_hash, (void *)(uintptr_t)n);
+}
+
 static void forget_oldest(struct service *svc)
 {
     struct list *it = list_pop_front(&svc->activations);
-    free(list_entry(it, struct service_activation, node));
+    struct service_activation *a = list_entry(it, struct service_activation, node);
+    set_count(svc, a->name_hash, count_of(svc, a->name_hash) - 1);
     svc->nactivations--;
+    free(a);
 }
 
 static uint32_t count_activations(struct service *svc, uint64_t name_hash, uint64_t now)
 {
-    uint32_t n = 0;
     while (!list_empty(&svc->activations) &&
            now - list_first(&svc->activations, struct service_activation, node)->boot_ns >
                WINDOW_NS)
         forget_oldest(svc);
-    list_for_each (it, &svc->activations)
-        n += list_entry(it, struct service_activation, node)->name_hash == name_hash;
-    return n;
+    return count_of(svc, name_hash);
 }
 
 static void remember(struct service *svc, uint64_t name_hash, uint64_t now)
@@ -58,12 +70,14 @@ static void remember(struct service *svc, uint64_t name_hash, uint64_t now)
     a->name_hash = name_hash;
     list_push_back(&svc->activations, &a->node);
     svc->nactivations++;
+    set_count(svc, name_hash, count_of(svc, name_hash) + 1);
 }
 
 void session_trigger_forget(struct service *svc)
 {
     while (!list_empty(&svc->activations))
         forget_oldest(svc);
+    idmap_fini(&svc->activation_counts);
 }
 
 /* ---- what a session received (R177) ---- */
@@ -193,15 +207,6 @@ static double draw(void)
     return (double)(chrono_random_u64() >> 11) * 0x1p-53;
 }
 
-static const struct tracecfg_trigger *find(const struct session *s, struct bytes_view name)
-{
-    for (size_t i = 0; i < s->cfg->ntriggers; i++) {
-        if (bytes_equal(s->cfg->triggers[i].name, name))
-            return &s->cfg->triggers[i];
-    }
-    return NULL;
-}
-
 static bool sender_matches(const struct tracecfg_trigger *t, const struct producer *p)
 {
     return !t->producer_regex.n || (t->regex && rex_match(t->regex, p->name, p->name_len, NULL));
@@ -214,7 +219,8 @@ void session_trigger_activate(struct service *svc, struct producer *p, struct by
     bool hit = false;
     list_for_each_safe (it, tmp, &svc->sessions) {
         struct session *s = list_entry(it, struct session, node);
-        const struct tracecfg_trigger *t = s->state == SESSION_CLONED ? NULL : find(s, name);
+        const struct tracecfg_trigger *t =
+            s->state == SESSION_CLONED ? NULL : tracecfg_trigger(s->cfg, name);
         if (!t || !sender_matches(t, p) || draw() < t->skip_probability ||
             (t->max_per_24_h && earlier >= t->max_per_24_h))
             continue;

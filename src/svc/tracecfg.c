@@ -474,6 +474,47 @@ static int buffer_index(const struct tracecfg *c, struct bytes_view name)
     return -1;
 }
 
+static int compare(struct bytes_view x, struct bytes_view y)
+{
+    size_t n = x.n < y.n ? x.n : y.n;
+    int order = n ? memcmp(x.p, y.p, n) : 0;
+    return order ? order : (x.n > y.n) - (x.n < y.n);
+}
+
+static int by_name(const void *a, const void *b, void *arg)
+{
+    const struct tracecfg *c = arg;
+    uint32_t i = *(const uint32_t *)a, k = *(const uint32_t *)b;
+    int order = compare(c->triggers[i].name, c->triggers[k].name);
+    return order ? order : (i > k) - (i < k);
+}
+
+static int sort_triggers(struct tracecfg *c)
+{
+    c->trigger_order = alloc_try_array(c->ntriggers, sizeof(*c->trigger_order));
+    if (!c->trigger_order && c->ntriggers)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < c->ntriggers; i++)
+        c->trigger_order[i] = i;
+    qsort_r(c->trigger_order, c->ntriggers, sizeof(*c->trigger_order), by_name, c);
+    return 0;
+}
+
+const struct tracecfg_trigger *tracecfg_trigger(const struct tracecfg *c, struct bytes_view name)
+{
+    size_t lo = 0, hi = c->ntriggers;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (compare(c->triggers[c->trigger_order[mid]].name, name) < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    const struct tracecfg_trigger *t =
+        lo < c->ntriggers ? &c->triggers[c->trigger_order[lo]] : NULL;
+    return t && bytes_equal(t->name, name) ? t : NULL;
+}
+
 static int resolve(struct tracecfg *c)
 {
     for (size_t i = 0; i < c->nsources; i++) {
@@ -501,7 +542,7 @@ static int resolve(struct tracecfg *c)
         if (err)
             return err;
     }
-    return 0;
+    return c->ntriggers ? sort_triggers(c) : 0;
 }
 
 int tracecfg_new(struct bytes_view bytes, struct tracecfg **out)
@@ -546,6 +587,7 @@ void tracecfg_free(struct tracecfg *c)
     free(c->sources);
     free(c->producers);
     free(c->triggers);
+    free(c->trigger_order);
     free(c->semaphores);
     free(c->raw);
     free(c);

@@ -82,6 +82,7 @@ struct tracecfg {
     struct tracecfg_source *sources;
     struct tracecfg_producer *producers;
     struct tracecfg_trigger *triggers;
+    uint32_t *trigger_order; /* indexes of triggers, sorted by name */
     struct tracecfg_semaphore *semaphores;
     size_t nbuffers, nsources, nproducers, ntriggers, nsemaphores;
 
@@ -135,6 +136,9 @@ int tracecfg_with_duration(const struct tracecfg *c, uint32_t duration_ms, struc
 /* The same config with the producer filters of the entries of `from` that have the same data source
  * name (R194). 0 or -ENOMEM. */
 int tracecfg_change(const struct tracecfg *c, const struct tracecfg *from, struct tracecfg **out);
+
+/* The first trigger of that name, or NULL. */
+const struct tracecfg_trigger *tracecfg_trigger(const struct tracecfg *c, struct bytes_view name);
 
 /* True when the producer passes the entry's producer filters (R66.4). */
 bool tracecfg_producer_passes(const struct tracecfg_source *s, struct bytes_view producer);

@@ -7,10 +7,8 @@
  */
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "reactor/alloc.h"
 #include "reactor/defaults.h"
 #include "svc/rex.h"
 #include "svc/tracecfg.h"
@@ -114,29 +112,14 @@ static bool check_mode_and_file(const struct tracecfg *c, struct refusal *r) /* 
                   mode == TRACECFG_STOP_TRACING ? "STOP_TRACING" : "CLONE_SNAPSHOT");
 }
 
-static int compare_names(const void *a, const void *b)
-{
-    const struct bytes_view *x = a, *y = b;
-    int order = memcmp(x->n ? x->p : (const uint8_t *)"", y->n ? y->p : (const uint8_t *)"",
-                       x->n < y->n ? x->n : y->n);
-    return order ? order : (x->n > y->n) - (x->n < y->n);
-}
-
 static bool check_trigger_names(const struct tracecfg *c, struct refusal *r) /* V9 */
 {
-    bool unique = true;
-    struct bytes_view *names = alloc_try_array(c->ntriggers, sizeof(*names));
-    if (!names)
-        return c->ntriggers == 0 || refuse(r, "no memory for %zu triggers", c->ntriggers);
-    for (size_t i = 0; i < c->ntriggers; i++)
-        names[i] = c->triggers[i].name;
-    qsort(names, c->ntriggers, sizeof(*names), compare_names);
-    for (size_t i = 1; i < c->ntriggers && unique; i++) {
-        if (bytes_equal(names[i], names[i - 1]))
-            unique = refuse(r, "two triggers are named \"%.*s\"", NAME(names[i]));
+    for (size_t i = 1; i < c->ntriggers; i++) {
+        struct bytes_view name = c->triggers[c->trigger_order[i]].name;
+        if (bytes_equal(name, c->triggers[c->trigger_order[i - 1]].name))
+            return refuse(r, "two triggers are named \"%.*s\"", NAME(name));
     }
-    free(names);
-    return unique;
+    return true;
 }
 
 static bool check_guardrails(const struct tracecfg *c, struct refusal *r) /* V10a, V10b, V10c */

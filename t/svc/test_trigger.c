@@ -274,6 +274,31 @@ Test(trigger, a_flood_of_triggers_is_bounded)
     cr_expect_eq(cons_count(c, PBF_TracePacket_trigger), 4096);
 }
 
+Test(trigger, a_request_with_many_names_is_worked_off_in_slices)
+{
+    struct prod *p = prod_new(w, "p", 7), *q = prod_new(w, "q", 7);
+    struct cons *c = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    prod_register(q, "ds", 0);
+    cons_enable(c, one(STOP, 600000, "t", 100000));
+    struct bytesbuf b;
+    bytesbuf_init(&b, 1u << 20);
+    for (size_t i = 0; i < 20000; i++)
+        bytesbuf_pb_str(&b, PBF_ActivateTriggersRequest_trigger_names, "t");
+    struct msg_request m = {.cookie = 1000};
+    msg_body_copy(&m.body, b.p, b.n);
+    ACTOR_POST(w->reactor, p->endpoint, p->actor.id, MSG_P_TRIGGERS, &m);
+    struct msg_request sync = {.cookie = 1000};
+    ACTOR_POST(w->reactor, q->endpoint, q->actor.id, MSG_P_SYNC, &sync);
+    for (int i = 0; i < 3; i++)
+        reactor_tick(w->reactor, 0);
+    cr_expect_eq(prod_count(q, MSG_PP_REPLY), 2, "the neighbour is answered");
+    cr_expect_eq(prod_count(p, MSG_PP_REPLY), 1, "while most of the names are still to come");
+    world_settle(w);
+    cr_expect_eq(prod_count(p, MSG_PP_REPLY), 2);
+    bytesbuf_fini(&b);
+}
+
 Test(trigger, Q9_triggers_without_a_mode)
 {
     struct prod *p = prod_new(w, "p", 7);
