@@ -35,6 +35,12 @@
 #define CLOCK_BOOT    6 /* BUILTIN_CLOCK_BOOTTIME */
 #define CLOCK_REAL    1
 
+/* How many there were of each kind, by the field number of the kind. */
+struct tally {
+    uint64_t count[FIELDS_MAX], bytes[FIELDS_MAX];
+    uint64_t total;
+};
+
 struct seq {
     uint64_t packets, bytes, holes;
     uint64_t default_clock; /* of its packets without a clock of their own; 0: the boot clock */
@@ -48,10 +54,11 @@ struct inspect {
     const upb_MessageDef *packet; /* borrow */
     struct losses *losses;        /* own */
     struct idmap seqs;            /* own: struct seq */
-    uint64_t count[FIELDS_MAX], bytes[FIELDS_MAX];
-    uint64_t first_ns, last_ns; /* on the boot clock; first > last: none seen */
-    uint64_t boot_ns, real_ns;  /* a clock snapshot; 0: none */
-    uint64_t invalid, damages, n_events, untyped;
+    struct tally packets;         /* by field of TracePacket */
+    struct tally events;          /* by field of FtraceEvent */
+    uint64_t first_ns, last_ns;   /* on the boot clock; first > last: none seen */
+    uint64_t boot_ns, real_ns;    /* a clock snapshot; 0: none */
+    uint64_t invalid, damages, untyped;
     char clocks[256];
     char system[160];
     uint64_t uuid_msb, uuid_lsb;
@@ -106,26 +113,63 @@ static void take_clocks(struct inspect *in, struct bytes_view msg)
     }
 }
 
-/* Ftrace events carry their own times; compact ones as differences. */
-static void take_bundle(struct inspect *in, struct bytes_view msg)
+static void tally_add(struct tally *t, uint32_t kind, uint64_t count, uint64_t bytes)
 {
-    struct bytes_cur cur = bytes_cur(msg), packed;
-    struct bytes_field f, ts;
-    uint64_t t, d;
+    if (kind >= FIELDS_MAX)
+        return;
+    t->count[kind] += count;
+    t->bytes[kind] += bytes;
+    t->total += count;
+}
+
+/* All that is length-delimited in an event is its payload: the field says the kind. */
+static void take_event(struct inspect *in, struct bytes_view msg)
+{
+    struct bytes_cur cur = bytes_cur(msg);
+    struct bytes_field f;
+    uint32_t kind = 0;
 
     while (bytes_next(&cur, &f)) {
-        if (f.id == PBF_FtraceEventBundle_event && f.type == BYTES_LEN) {
-            in->n_events++;
-            if (bytes_find(f.data, PBF_FtraceEvent_timestamp, BYTES_VARINT, &ts))
-                note_time(in, ts.num);
-        } else if (f.id == PBF_FtraceEventBundle_compact_sched && f.type == BYTES_LEN &&
-                   bytes_find(f.data, PBF_FtraceEventBundle_CompactSched_switch_timestamp,
-                              BYTES_LEN, &ts)) {
-            packed = bytes_cur(ts.data);
-            for (t = 0; bytes_get_varint(&packed, &d); in->n_events++) {
-                t += d;
-                note_time(in, t);
-            }
+        if (f.id == PBF_FtraceEvent_timestamp)
+            note_time(in, f.num);
+        else if (f.type == BYTES_LEN)
+            kind = f.id;
+    }
+    tally_add(&in->events, kind, 1, msg.n);
+}
+
+/* Compact events are columns; the times are differences, one for each event. */
+static void take_compact(struct inspect *in, struct bytes_view msg, uint32_t times, uint32_t kind)
+{
+    struct bytes_field ts;
+    struct bytes_cur packed;
+    uint64_t t = 0, d;
+
+    if (!bytes_find(msg, times, BYTES_LEN, &ts))
+        return;
+    packed = bytes_cur(ts.data);
+    while (bytes_get_varint(&packed, &d)) {
+        t += d;
+        note_time(in, t);
+        tally_add(&in->events, kind, 1, 0);
+    }
+}
+
+static void take_bundle(struct inspect *in, struct bytes_view msg)
+{
+    struct bytes_cur cur = bytes_cur(msg);
+    struct bytes_field f;
+
+    while (bytes_next(&cur, &f)) {
+        if (f.type != BYTES_LEN)
+            continue;
+        if (f.id == PBF_FtraceEventBundle_event) {
+            take_event(in, f.data);
+        } else if (f.id == PBF_FtraceEventBundle_compact_sched) {
+            take_compact(in, f.data, PBF_FtraceEventBundle_CompactSched_switch_timestamp,
+                         PBF_FtraceEvent_sched_switch);
+            take_compact(in, f.data, PBF_FtraceEventBundle_CompactSched_waking_timestamp,
+                         PBF_FtraceEvent_sched_waking);
         }
     }
 }
@@ -260,12 +304,10 @@ static void count_packet(struct inspect *in, struct bytes_view packet)
         take_field(in, &f, &e);
     if (e.type == 0)
         e.type = e.interned;
-    if (e.type > 0 && e.type < FIELDS_MAX) {
-        in->count[e.type]++;
-        in->bytes[e.type] += packet.n;
-    } else {
+    if (e.type > 0 && e.type < FIELDS_MAX)
+        tally_add(&in->packets, e.type, 1, packet.n);
+    else
         in->untyped++;
-    }
     s = get_seq(in, e.seq);
     if (s == NULL)
         return;
@@ -346,9 +388,9 @@ static void print_time(const struct inspect *in)
         printf("clocks:    %s\n", in->clocks);
 }
 
-static const char *type_name(const struct inspect *in, uint32_t id, char *buf, size_t size)
+static const char *kind_name(const upb_MessageDef *of, uint32_t id, char *buf, size_t size)
 {
-    const upb_FieldDef *d = upb_MessageDef_FindFieldByNumber(in->packet, id);
+    const upb_FieldDef *d = upb_MessageDef_FindFieldByNumber(of, id);
 
     if (d != NULL)
         return upb_FieldDef_Name(d);
@@ -356,27 +398,42 @@ static const char *type_name(const struct inspect *in, uint32_t id, char *buf, s
     return buf;
 }
 
-/* Packet types, most frequent first. */
-static void print_types(const struct inspect *in)
+/* The kinds of a tally, most frequent first; they are fields of `of`. Compact events have no size.
+ */
+static void print_tally(const struct tally *t, const upb_MessageDef *of)
 {
     bool done[FIELDS_MAX] = {false};
     char name[32], size[24];
 
-    puts("\npackets by type:");
     for (;;) {
         uint32_t best = 0;
-        for (uint32_t i = 1; i < FIELDS_MAX; i++) {
-            if (!done[i] && in->count[i] > in->count[best])
+        for (uint32_t i = 0; i < FIELDS_MAX; i++) {
+            if (!done[i] && t->count[i] > (done[best] ? 0 : t->count[best]))
                 best = i;
         }
-        if (best == 0)
+        if (done[best] || t->count[best] == 0)
             break;
         done[best] = true;
-        printf("  %-32s %10" PRIu64 "  %10s\n", type_name(in, best, name, sizeof(name)),
-               in->count[best], progress_size(in->bytes[best], size, sizeof(size)));
+        printf("  %-32s %10" PRIu64,
+               best == 0 ? "without data" : kind_name(of, best, name, sizeof(name)),
+               t->count[best]);
+        if (t->bytes[best] > 0)
+            printf("  %10s", progress_size(t->bytes[best], size, sizeof(size)));
+        putchar('\n');
     }
+}
+
+static void print_types(const struct inspect *in)
+{
+    puts("\npackets by type:");
+    print_tally(&in->packets, in->packet);
     if (in->untyped > 0)
         printf("  %-32s %10" PRIu64 "\n", "without data", in->untyped);
+    if (in->events.total > 0) {
+        puts("\nftrace events by kind:");
+        print_tally(&in->events,
+                    upb_DefPool_FindMessageByName(in->pool, "perfetto.protos.FtraceEvent"));
+    }
 }
 
 static void print_seqs(const struct inspect *in)
@@ -414,8 +471,8 @@ static void print_summary(struct inspect *in, const char *path, const struct tra
                in->uuid_lsb >> 48, in->uuid_lsb & 0xffffffffffff);
     print_time(in);
     printf("packets:   %" PRIu64 " in %zu sequences", t->packets, idmap_count(&in->seqs));
-    if (in->n_events > 0)
-        printf(", with %" PRIu64 " ftrace events", in->n_events);
+    if (in->events.total > 0)
+        printf(", with %" PRIu64 " ftrace events", in->events.total);
     putchar('\n');
     print_types(in);
     print_seqs(in);

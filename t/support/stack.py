@@ -58,7 +58,7 @@ class Stack:
     def start(self, name, *args, ready_var=None, env=None):
         """Starts a program in the background; with ready_var waits until it says that it is ready."""
         env = dict(self.env, **(env or {}))
-        log = open(self.path(f"{name}.{len(self.children)}.log"), "w+b")
+        log = tempfile.NamedTemporaryFile(prefix=name + ".", suffix=".log", dir=self.dir, delete=False)
         pass_fds = ()
         if ready_var:
             r, w = os.pipe()

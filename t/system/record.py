@@ -61,7 +61,9 @@ def _():
         r = record(prefix, "1", out)
         tap.expect(r.returncode == 0, r.stdout)
         tap.expect("mounted tracefs" in r.stdout, r.stdout)
-        tap.expect("ui.perfetto.dev" in r.stdout, r.stdout)
+        for said in ("sched_switch", "sys_stats", "losses:\n  none", "ui.perfetto.dev"):
+            tap.expect(said in r.stdout, f"not said: {said!r}\n{r.stdout}")
+        tap.expect("cannot connect" not in r.stdout, r.stdout)
         missing = {FTRACE_EVENTS, PROCESS_TREE, SYSTEM_INFO, SYS_STATS, TRACE_STATS} - kinds(out)
         tap.expect(not missing, f"no packets of field {sorted(missing)}\n{r.stdout}")
 

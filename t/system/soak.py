@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -57,6 +58,14 @@ def descriptors(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def lane(work, s, n, end, counts):
+    """A lane's thread: whatever goes wrong in it is trouble."""
+    try:
+        work(s, n, end, counts)
+    except Exception as err:
+        counts.complain(f"{work.__name__}, lane {n}: {type(err).__name__}: {err}")
+
+
 def recordings(s, lane, end, counts):
     rng = random.Random(lane)
     n = 0
@@ -70,7 +79,7 @@ def recordings(s, lane, end, counts):
             p = s.start("perfetto", "-c", f.name, "--txt", "-o", out)
             try:
                 p.wait(rng.random())
-            except Exception:
+            except subprocess.TimeoutExpired:
                 p.kill()
                 p.wait()
             counts.add("clients killed")
@@ -89,8 +98,8 @@ def recordings(s, lane, end, counts):
             os.unlink(out)
 
 
-def garbage(s, end, counts):
-    rng = random.Random(99)
+def garbage(s, lane, end, counts):
+    rng = random.Random(lane)
     while time.monotonic() < end and not counts.trouble:
         with socket.socket(socket.AF_UNIX) as peer:
             peer.settimeout(5)
@@ -110,8 +119,8 @@ def main():
         probes = s.start_probes()
         begin = time.monotonic()
         end = begin + SECONDS
-        lanes = [threading.Thread(target=recordings, args=(s, n, end, counts)) for n in range(LANES)]
-        lanes.append(threading.Thread(target=garbage, args=(s, end, counts)))
+        works = [recordings] * LANES + [garbage]
+        lanes = [threading.Thread(target=lane, args=(work, s, n, end, counts)) for n, work in enumerate(works)]
         for t in lanes:
             t.start()
         warm = None
