@@ -5,8 +5,6 @@ Everything that touches ftrace runs in a mount namespace of its own, holding a l
 the kernel has one ftrace for all. Needs root and tracefs; says so and skips otherwise.
 """
 
-import ctypes
-import fcntl
 import os
 import re
 import shutil
@@ -18,38 +16,25 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import pb
 import stack
 import tap
+import tracefs
 
-TRACEFS = "/sys/kernel/tracing"
-CLONE_NEWNS, MS_REC, MS_PRIVATE, MNT_DETACH = 0x00020000, 0x4000, 1 << 18, 2
+TRACEFS = tracefs.PATH
 
 # TracePacket and below, from protos/trace.
 FTRACE_EVENTS, PROCESS_TREE, SYS_STATS, PROCESS_STATS, CPU_INFO, FTRACE_STATS = 1, 2, 7, 9, 67, 34
-
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-def private_mounts():
-    """From here on this process has mounts of its own; once is enough."""
-    if os.geteuid() != 0:
-        tap.skip("needs root")
-    if libc.unshare(CLONE_NEWNS) or libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None):
-        tap.skip("mount namespaces are not allowed here")
 
 
 class Tracefs:
     """The kernel's ftrace for one test: mounted, locked, and compared afterwards with what it was before."""
 
     def __enter__(self):
-        private_mounts()
-        if not os.path.exists(TRACEFS + "/trace") and libc.mount(b"nodev", TRACEFS.encode(), b"tracefs", 0, None):
-            tap.skip("this kernel or container does not let tracefs be mounted")
-        self.lock = os.open(TRACEFS, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        self.held = tracefs.held()
+        self.held.__enter__()
         self.before = self.state()
         return self
 
     def __exit__(self, *_):
-        os.close(self.lock)
+        self.held.__exit__(None, None, None)
 
     def read(self, name):
         with open(os.path.join(TRACEFS, name)) as f:
@@ -268,8 +253,8 @@ def _():
 
 @tap.case("without tracefs a session goes on and the log says what to do, in one line")
 def _():
-    private_mounts()
-    if libc.mount(b"none", b"/sys/kernel", b"tmpfs", 0, None):
+    tracefs.private_mounts()
+    if tracefs.libc.mount(b"none", b"/sys/kernel", b"tmpfs", 0, None):
         tap.skip("nothing can be mounted here")
     try:
         with stack.Stack() as s:
@@ -283,7 +268,7 @@ def _():
             tap.expect("mount -t tracefs nodev /sys/kernel/tracing" in lines[0], lines[0])
             tap.expect_eq(s.stop(probes), 0)
     finally:
-        libc.umount2(b"/sys/kernel", MNT_DETACH)
+        tracefs.libc.umount2(b"/sys/kernel", tracefs.MNT_DETACH)
 
 
 @tap.case("without rights the other sources work and the log says what is missing")
