@@ -27,16 +27,22 @@ def private_mounts():
         tap.skip("mount namespaces are not allowed here")
 
 
+def lock():
+    """Waits until no other test on this machine uses ftrace; held until the descriptor is closed."""
+    # The folder is the same file in every mount of tracefs, so the lock holds across namespaces.
+    fd = os.open(PATH, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
 @contextlib.contextmanager
 def held():
-    """tracefs mounted in mounts of our own, and locked against every other test on this machine."""
+    """tracefs mounted in mounts of our own, and locked."""
     private_mounts()
     if not os.path.exists(PATH + "/trace") and libc.mount(b"nodev", PATH.encode(), b"tracefs", 0, None):
         tap.skip("this kernel or container does not let tracefs be mounted")
-    # The folder is the same file in every mount of tracefs, so the lock holds across namespaces.
-    lock = os.open(PATH, os.O_RDONLY | os.O_DIRECTORY)
+    fd = lock()
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(lock)
+        os.close(fd)

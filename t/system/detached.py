@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import pb
 import stack
 import tap
+import tracefs
 
 
 def has_tracefs():
@@ -22,6 +23,7 @@ def has_tracefs():
 
 
 if has_tracefs():
+    LOCK = tracefs.lock()  # until this script ends
     SOURCE, FIELD = 'name: "linux.ftrace" ftrace_config { ftrace_events: "sched_switch" drain_period_ms: 50 }', 1
 else:
     SOURCE, FIELD = 'name: "linux.process_stats" process_stats_config { proc_stats_poll_ms: 100 }', 9
