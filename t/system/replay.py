@@ -283,18 +283,19 @@ PERIODIC = ([6], [36], [35], [69, 4])  # clocks, marker, statistics, end of a re
 
 
 def service_kinds(packets):
-    """Kinds of the service's own packets in order; of what comes periodically, the first, and the last of all."""
-    out = []
+    """Kinds of the service's own packets: what comes once in order, what comes periodically, and the last of all."""
+    once, periodic, kind = [], set(), None
     for packet in packets:
         if pb.first(packet, 10, 0) != 1:
             continue
         kind = [n for n, _ in pb.fields(packet) if n not in ADDED | {8, 58}]
         if 69 in kind:
             kind = [69, *[n for n, _ in pb.fields(pb.message(packet, 69))]]
-        last = kind
-        if not (kind in PERIODIC and kind in out):
-            out.append(kind)
-    return [*out, last]
+        if kind in PERIODIC:
+            periodic.add(tuple(kind))
+        else:
+            once.append(kind)
+    return once, sorted(periodic), kind
 
 
 def compare_traces(got, name, scenario):
