@@ -11,7 +11,6 @@
 #include "svc/producer.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -353,11 +352,11 @@ int producer_ensure_shmem(struct producer *p, const struct tracecfg *cfg)
         return err;
     }
     struct msg_shmem m = {.page_kb = want.page / 1024, .fd = -1};
-    if (!p->emulated) {
-        m.fd = fcntl(p->shm.fd, F_DUPFD_CLOEXEC, 0);
-        if (m.fd < 0)
-            return -errno;
-    }
+    if (p->emulated)
+        close(p->shm.fd);
+    else
+        m.fd = p->shm.fd; /* the mapping is all that we need: no descriptor stays for it */
+    p->shm.fd = -1;
     producer_send(p, MSG_PP_SETUP_TRACING, &m, sizeof(m));
     return 0;
 }

@@ -102,8 +102,9 @@ static bool walk_all(struct scrape *sc, struct task_budget *budget)
     }
 }
 
-static void finish(struct scrape *sc)
+static void finish(void *arg)
 {
+    struct scrape *sc = arg;
     void (*done)(void *) = sc->done;
     sc->session = NULL;
     done(sc->arg);
@@ -116,7 +117,8 @@ static enum task_result run(void *arg, struct task_budget *budget)
         return TASK_DONE;
     if (!walk_all(sc, budget))
         return TASK_AGAIN;
-    finish(sc);
+    /* Whoever is told may free what holds the task: not from inside its run. */
+    reactor_defer(sc->task.deadline.reactor, finish, sc);
     return TASK_DONE;
 }
 
@@ -139,7 +141,9 @@ void scrape_start(struct scrape *sc, struct session *s, void (*done)(void *arg),
 
 void scrape_cancel(struct scrape *sc)
 {
-    if (sc->inited)
+    if (sc->inited) {
         task_stop(&sc->task);
+        reactor_undefer(sc->task.deadline.reactor, sc);
+    }
     sc->session = NULL;
 }

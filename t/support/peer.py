@@ -423,6 +423,11 @@ class World:
         with open(f"/proc/{self.traced.pid}/status", encoding="ascii") as f:
             return int(next(line for line in f if line.startswith(key + ":")).split()[1])
 
+    def grown_kb(self, before):
+        """Growth of memory since memory_kb() said `before`; 0 under AddressSanitizer, which keeps what is freed."""
+        with open(f"/proc/{self.traced.pid}/maps", encoding="ascii") as f:
+            return 0 if "libasan" in f.read() else self.memory_kb() - before
+
     def report(self):
         """Lines of the service's report (SIGUSR1), without the prefix."""
         before = len(self.stack.log_of(self.traced))

@@ -128,7 +128,7 @@ class Stack:
                 trouble.append(str(err))
         if kind:
             for p in self.children:
-                for line in self.log_of(p).split("\n")[-30:]:
+                for line in self.log_of(p).split("\n")[-60:]:
                     print(f"# {p.name}: {line}", flush=True)
         for p in self.children:
             p.log.close()

@@ -67,7 +67,7 @@ def beside(smb_kb=0):
         b.live(3)
         before = w.memory_kb()
         yield w, b
-        grown = w.memory_kb() - before - smb_kb
+        grown = w.grown_kb(before) - smb_kb
         tap.expect(grown < MEMORY_KB, f"memory grew by {grown} KB beyond what was asked for")
         b.end()
         w.close_all()
