@@ -115,6 +115,8 @@ static void handle(struct actor *a, struct mailbox_msg *m)
         on_reply(c, m);
     else if (m->kind == MSG_CP_CLOSE && conn)
         rpc_conn_close(conn, ((const struct msg_close *)(const void *)m->data)->err);
+    else if (m->kind == MSG_CP_ROOM && conn)
+        rpc_conn_resume(conn);
 }
 
 /* ---- packets ---- */
@@ -269,13 +271,17 @@ static struct consconn *consumer_of(void *arg, struct rpc_call *call)
 
 /* ---- methods ---- */
 
-static int post(struct consconn *c, enum msg_kind kind, const void *payload, size_t size)
+/* Hands a request to the endpoint, and stops reading when too many wait there. */
+static int post(struct consconn *c, struct rpc_call *call, enum msg_kind kind, const void *payload,
+                size_t size)
 {
     int err = actor_post(c->port->reactor, c->endpoint, c->actor.id, (uint16_t)kind, payload, size);
+    if (service_consumer_full(c->port->svc, c->endpoint))
+        rpc_conn_pause(call->conn);
     return err == -ENOMEM ? err : 0;
 }
 
-#define POST(c, kind, payload) post((c), (kind), (payload), sizeof(*(payload)))
+#define POST(c, call, kind, payload) post((c), (call), (kind), (payload), sizeof(*(payload)))
 
 /* A request without arguments, or with a body that is already there. */
 static int post_request(void *arg, struct rpc_call *call, enum msg_kind kind, struct msg_body body)
@@ -286,7 +292,7 @@ static int post_request(void *arg, struct rpc_call *call, enum msg_kind kind, st
         return -ENOMEM;
     }
     struct msg_request m = {.cookie = portlib_take_reply(call), .body = body};
-    return POST(c, kind, &m);
+    return POST(c, call, kind, &m);
 }
 
 /* A request whose body is the sub-message (or string) in field 1 of the arguments. */
@@ -329,7 +335,7 @@ static int call_enable(void *arg, struct rpc_call *call)
     if (!m.attach_only && wants_fd(msg_body_view(&m.body)))
         m.fd = rpc_conn_take_fd(call->conn);
     m.cookie = portlib_take_reply(call);
-    return POST(c, MSG_C_ENABLE, &m);
+    return POST(c, call, MSG_C_ENABLE, &m);
 }
 
 static int call_disable(void *arg, struct rpc_call *call)
@@ -396,7 +402,7 @@ static int call_flush(void *arg, struct rpc_call *call)
         .timeout_ms = (uint32_t)v[PBF_FlushRequest_timeout_ms - 1],
         .flags = v[PBF_FlushRequest_flags - 1],
     };
-    return POST(c, MSG_C_FLUSH, &m);
+    return POST(c, call, MSG_C_FLUSH, &m);
 }
 
 /* events_to_observe comes as single varints or packed. */
@@ -428,7 +434,7 @@ static int call_observe(void *arg, struct rpc_call *call)
     if (err)
         return err;
     m.cookie = portlib_take_reply(call);
-    return POST(c, MSG_C_OBSERVE, &m);
+    return POST(c, call, MSG_C_OBSERVE, &m);
 }
 
 static int call_query(void *arg, struct rpc_call *call)
@@ -441,7 +447,7 @@ static int call_query(void *arg, struct rpc_call *call)
     if (err)
         return err;
     struct msg_query m = {.cookie = portlib_take_reply(call), .sessions_only = sessions_only != 0};
-    return POST(c, MSG_C_QUERY, &m);
+    return POST(c, call, MSG_C_QUERY, &m);
 }
 
 static int call_clone(void *arg, struct rpc_call *call) /* R108 */
@@ -458,7 +464,7 @@ static int call_clone(void *arg, struct rpc_call *call) /* R108 */
         return err;
     m.fd = rpc_conn_take_fd(call->conn);
     m.cookie = portlib_take_reply(call);
-    return POST(c, MSG_C_CLONE, &m);
+    return POST(c, call, MSG_C_CLONE, &m);
 }
 
 static rpc_handler *const methods[PORT_CONSUMER_METHODS] = {

@@ -37,6 +37,11 @@ static const struct mailbox_limits mailbox_limits = {
     .when_full = MAILBOX_REFUSE_NEW,
 };
 
+/* Bytes of requests in the mailbox: the transport stops reading above HIGH, and goes on below LOW,
+ * so that the mailbox never gets full and MSG_C_BYE always finds room. */
+#define QUEUE_HIGH (1u << 20)
+#define QUEUE_LOW  (256u << 10)
+
 struct session *consumer_session(const struct consumer *c)
 {
     return c->session ? service_session(c->svc, c->session) : NULL;
@@ -474,6 +479,23 @@ static handler *const handlers[MSG_KINDS] = {
     [MSG_C_BYE] = on_bye,
 };
 
+bool consumer_full(struct consumer *c)
+{
+    if (mailbox_bytes(&c->actor.mailbox) < QUEUE_HIGH)
+        return false;
+    c->want_room = true;
+    return true;
+}
+
+static void tell_room(struct consumer *c)
+{
+    struct msg_empty m = {0};
+    if (!c->want_room || mailbox_bytes(&c->actor.mailbox) > QUEUE_LOW)
+        return;
+    c->want_room = false;
+    ACTOR_POST(c->svc->reactor, c->port, c->actor.id, MSG_CP_ROOM, &m);
+}
+
 static void handle(struct actor *a, struct mailbox_msg *m)
 {
     struct consumer *c = list_entry(a, struct consumer, actor);
@@ -483,6 +505,7 @@ static void handle(struct actor *a, struct mailbox_msg *m)
     else
         log_warn_limited("consumer pid %d: %s is not for it", (int)c->pid,
                          mailbox_kind_name(&msg_table, m->kind));
+    tell_room(c);
 }
 
 static void reap(struct actor *a)

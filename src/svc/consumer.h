@@ -39,6 +39,7 @@ struct consumer {
     uint64_t enable_cookie, read_cookie, observe_cookie, clone_cookie;
     bool read_waits; /* for MSG_C_READ_ROOM */
     bool reading;    /* a MSG_C_STEP is under way */
+    bool want_room;  /* the transport waits for MSG_CP_ROOM */
 
     uint32_t observed;      /* mask */
     struct bytesbuf events; /* ObservableEvents of this tick (R198) */
@@ -50,6 +51,9 @@ int consumer_new(struct service *svc, const struct service_consumer *p, uint64_t
 
 /* Takes it apart at once; its session is not touched. */
 void consumer_destroy(struct consumer *c);
+
+/* True when too much waits; see service_consumer_full. */
+bool consumer_full(struct consumer *c);
 
 /* The session it owns, or NULL. */
 struct session *consumer_session(const struct consumer *c);

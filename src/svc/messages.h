@@ -81,6 +81,7 @@
     /* consumer endpoint, session -> transport */                                                  \
     X(MSG_CP_REPLY, msg_reply) /* body: result message of the method, if it has one */             \
     X(MSG_CP_CLOSE, msg_close) /* drop this peer */                                                \
+    X(MSG_CP_ROOM, msg_empty)  /* after service_consumer_full: read the peer on */                 \
     /* producer endpoint -> session */                                                             \
     X(MSG_S_STARTED, msg_ack) /* an instance has started */                                        \
     X(MSG_S_STOPPED, msg_ack) /* an instance has stopped */                                        \

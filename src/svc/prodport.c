@@ -214,8 +214,9 @@ static void reap(struct actor *a)
     struct prodconn *c = list_entry(a, struct prodconn, actor);
     struct rpc_conn *conn = rpc_host_find(c->port->host, c->conn);
     say_bye(c);
-    if (conn) { /* its mailbox was full, or it was refused */
-        rpc_conn_set_user(conn, c->port->id, NULL);
+    if (conn) { /* its mailbox was full, or it was refused, and another may have its place by now */
+        if (rpc_conn_user(conn, c->port->id) == c)
+            rpc_conn_set_user(conn, c->port->id, NULL);
         if (c->endpoint)
             rpc_conn_close(conn, ERR_STALLED);
     }
@@ -338,12 +339,23 @@ static struct prodconn *producer_of(void *arg, struct rpc_call *call)
     return rpc_conn_user(call->conn, port->id);
 }
 
+/* Hands a message to the endpoint and stops reading when too much waits there, whatever it is: a
+ * peer that asks faster than it is served must not fill the endpoint's mailbox, where the MSG_P_BYE
+ * of its own end would find no room. */
+static int hand_on(struct prodconn *c, struct rpc_call *call, enum msg_kind kind,
+                   const void *payload, size_t size)
+{
+    int err = actor_post(c->port->reactor, c->endpoint, c->actor.id, (uint16_t)kind, payload, size);
+    if (service_producer_full(c->port->svc, c->endpoint))
+        rpc_conn_pause(call->conn);
+    return err == -ENOMEM ? err : 0;
+}
+
 /* Posts a request whose body is already there. */
 static int post(struct prodconn *c, struct rpc_call *call, enum msg_kind kind, struct msg_body body)
 {
     struct msg_request m = {.cookie = portlib_take_reply(call), .body = body};
-    return ACTOR_POST(c->port->reactor, c->endpoint, c->actor.id, kind, &m) == -ENOMEM ? -ENOMEM
-                                                                                       : 0;
+    return hand_on(c, call, kind, &m, sizeof(m));
 }
 
 /* Posts a request whose body is the sub-message (or string) in field 1 of the arguments. */
@@ -388,10 +400,7 @@ static int call_commit(void *arg, struct rpc_call *call)
         return 0;
     if (commit_open(&view, call->args.p, call->args.n))
         return ERR_BAD_REQUEST;
-    int err = post_args(c, call, MSG_P_COMMIT);
-    if (service_producer_full(c->port->svc, c->endpoint))
-        rpc_conn_pause(call->conn);
-    return err;
+    return post_args(c, call, MSG_P_COMMIT);
 }
 
 static int call_commands(void *arg, struct rpc_call *call)
@@ -416,8 +425,7 @@ static int post_writer(void *arg, struct rpc_call *call, enum msg_kind kind)
         return err;
     struct msg_writer m = {
         .cookie = portlib_take_reply(call), .writer = (uint32_t)v[0], .buffer = (uint32_t)v[1]};
-    ACTOR_POST(c->port->reactor, c->endpoint, c->actor.id, kind, &m);
-    return 0;
+    return hand_on(c, call, kind, &m, sizeof(m));
 }
 
 static int call_writer(void *arg, struct rpc_call *call)
@@ -440,8 +448,7 @@ static int post_instance(void *arg, struct rpc_call *call, enum msg_kind kind)
     if (err)
         return err;
     struct msg_instance m = {.cookie = portlib_take_reply(call), .instance = id};
-    ACTOR_POST(c->port->reactor, c->endpoint, c->actor.id, kind, &m);
-    return 0;
+    return hand_on(c, call, kind, &m, sizeof(m));
 }
 
 static int call_started(void *arg, struct rpc_call *call)

@@ -29,6 +29,9 @@
 #define MAX_SOURCES      16384
 #define MAX_SOURCE_BYTES (64u << 20)
 
+/* A name or version: what one longer than this would call itself is kept and told many times. */
+#define MAX_TEXT (32u << 10)
+
 /* Bytes waiting for the drain: the transport stops reading above HIGH, and goes on below LOW. The
  * queue itself holds what one more read can bring. */
 #define QUEUE_HIGH (1u << 20)
@@ -116,9 +119,11 @@ static bool source_read(struct datasource *ds, struct msg_body *descriptor)
 
 static struct datasource *source_by_id(struct producer *p, uint64_t id)
 {
+    if (id == 0)
+        return NULL;
     list_for_each (it, &p->sources) {
         struct datasource *ds = list_entry(it, struct datasource, in_producer);
-        if (id != 0 && ds->id == id)
+        if (ds->id == id)
             return ds;
     }
     return NULL;
@@ -155,7 +160,13 @@ static void take_update(struct producer *p, struct msg_request *m)
         free(fresh.descriptor.p);
         return;
     }
-    p->source_bytes += fresh.descriptor.n - ds->descriptor.n;
+    size_t others = p->source_bytes - ds->descriptor.n;
+    if (others + fresh.descriptor.n > MAX_SOURCE_BYTES) {
+        free(fresh.descriptor.p);
+        producer_drop(p, ERR_QUOTA, "its data sources describe themselves at too great length");
+        return;
+    }
+    p->source_bytes = others + fresh.descriptor.n;
     free(ds->descriptor.p);
     fresh.node = ds->node;
     ds->descriptor = fresh.descriptor;
@@ -261,8 +272,11 @@ void producer_take(struct producer *p, struct mailbox_msg *m)
 static void handle(struct actor *a, struct mailbox_msg *m)
 {
     struct producer *p = list_entry(a, struct producer, actor);
-    if (!p->gone)
-        drain_push(p, m);
+    if (p->gone)
+        return;
+    drain_push(p, m);
+    if (!p->actor.dead)
+        producer_tell_room(p);
 }
 
 /* ---- room ---- */
@@ -496,6 +510,8 @@ int producer_new(struct service *svc, const struct service_producer *params, uin
     uint32_t id;
     if (svc->lockdown && params->uid != svc->uid)
         return refuse(params, ERR_FORBIDDEN, "lockdown is on for other uids");
+    if (params->name.n > MAX_TEXT || params->sdk_version.n > MAX_TEXT)
+        return refuse(params, ERR_QUOTA, "its name or version is longer than 32768 bytes");
     if (idmap_ids_next(&svc->producer_ids, &svc->producer_of, &id))
         return refuse(params, ERR_QUOTA, "65535 producers are connected already");
     struct producer *p = make(svc, params, id);

@@ -140,6 +140,12 @@ int service_add_consumer(struct service *svc, const struct service_consumer *c, 
     return consumer_new(svc, c, endpoint);
 }
 
+bool service_consumer_full(struct service *svc, uint64_t endpoint)
+{
+    struct consumer *c = service_consumer_of(svc, endpoint);
+    return c && consumer_full(c);
+}
+
 struct producer *service_endpoint(struct service *svc, uint64_t actor)
 {
     return idmap_get(&svc->endpoints, actor);

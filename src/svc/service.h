@@ -72,13 +72,17 @@ struct service_producer {
 
 /* Makes a producer endpoint: *endpoint takes MSG_P_*. *adopted says whether the offered SMB is
  * used. Takes p->shmem_fd in every case. 0; ERR_FORBIDDEN in lockdown (R44); ERR_QUOTA when 65535
- * producers are connected (R43); -ENOMEM. */
+ * producers are connected (R43) or a text is too long; -ENOMEM. */
 int service_add_producer(struct service *svc, const struct service_producer *p, uint64_t *endpoint,
                          bool *adopted);
 
 /* True when so much of this producer waits for the drain that its transport must not read on.
  * MSG_PP_ROOM follows then, once. */
 bool service_producer_full(struct service *svc, uint64_t endpoint);
+
+/* True when so many requests of this consumer wait that its transport must not read on. MSG_CP_ROOM
+ * follows then, once. */
+bool service_consumer_full(struct service *svc, uint64_t endpoint);
 
 /* Where the packets of a read go; called from the loop, from inside the endpoint. All calls name
  * the transport's actor id, by which it finds itself: when it has gone, they do nothing and return

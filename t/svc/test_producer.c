@@ -9,6 +9,8 @@
 
 #include "protos/fieldnum.h"
 #include "reactor/charge.h"
+#include "svc/producer.h"
+#include "svc/service_int.h"
 #include "t/svc/world.h"
 
 static struct world *w;
@@ -550,4 +552,34 @@ Test(producer, smb_bytes_per_uid)
     prod_bye(a);
     prod_register(b, "ds", 0);
     cr_expect_eq(prod_count(b, MSG_PP_SETUP), 1, "a leaving producer gives its bytes back");
+}
+
+/* A producer may describe its data sources at some length, but what it registered shortly it could
+ * make long by UpdateDataSource, without a bound. */
+Test(producer, updates_count_as_registrations_do)
+{
+    static char name[40001];
+    struct prod *p = prod_new(w, "p", 1);
+    memset(name, 'n', 40000);
+    struct producer *inside = service_endpoint(w->svc, p->endpoint);
+    inside->source_bytes = (64u << 20) - 200000; /* of others */
+    prod_register_id(p, name, 0, 1);
+    for (int i = 0; i < 10; i++)
+        prod_update_id(p, name, DS_CLEARS, 1);
+    cr_expect_eq(prod_count(p, MSG_PP_CLOSE), 0, "an update takes the place of what was there");
+    inside->source_bytes = (64u << 20) + 20000;
+    prod_update_id(p, name, 0, 1);
+    cr_expect_eq(prod_count(p, MSG_PP_CLOSE), 1, "it is too much now");
+    inside->source_bytes = 0;
+    list_for_each (it, &inside->sources)
+        inside->source_bytes += list_entry(it, struct datasource, in_producer)->descriptor.n;
+}
+
+Test(producer, names_have_a_limit)
+{
+    static char name[33001];
+    memset(name, 'n', 33000);
+    cr_expect_null(prod_new(w, name, 1));
+    name[32768] = '\0';
+    cr_expect_not_null(prod_new(w, name, 1));
 }
