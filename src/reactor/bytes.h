@@ -87,7 +87,8 @@ static inline bool bytes_skip(struct bytes_cur *c, uint64_t n)
 {
     if (n > bytes_left(c))
         return false;
-    c->p += n;
+    if (n != 0) /* an empty view may have no address */
+        c->p += n;
     return true;
 }
 
@@ -97,7 +98,8 @@ static inline bool bytes_get(struct bytes_cur *c, uint64_t n, struct bytes_view 
     if (n > bytes_left(c))
         return false;
     *out = bytes_view(c->p, (size_t)n);
-    c->p += n;
+    if (n != 0)
+        c->p += n;
     return true;
 }
 

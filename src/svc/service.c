@@ -60,10 +60,11 @@ int service_new(struct reactor *r, const struct service_options *opt, struct ser
 static void let_go(struct service *svc)
 {
     uint64_t end = chrono_mono_ns() + FAREWELL_NS;
+    unsigned ticks = 0; /* a virtual clock may stand still */
     do {
         if (reactor_tick(svc->reactor, list_empty(&svc->leaving) ? 0 : 10 * CHRONO_MS) < 0)
             return;
-    } while (!list_empty(&svc->leaving) && chrono_mono_ns() < end);
+    } while (!list_empty(&svc->leaving) && chrono_mono_ns() < end && ++ticks < 10000);
 }
 
 void service_end(struct service *svc)
