@@ -332,7 +332,8 @@ def _():
     w = peer.World("--enable-relay-endpoint", env={"PERFETTO_PRODUCER_SOCK_NAME": address})
     with w:
         for n in range(20):
-            late = Relay(w, address, None)  # who it is comes after its first word
+            early = n % 2  # who it is comes before its first word, or after it
+            late = Relay(w, address, (1, 1, f"hint{n}", "") if early else None)
             late.ask("InitRelay", pb.put(1, b"\x0a\x00"))
             late.send(identity(1, 1, f"hint{n}"))
             late.ask("SyncClock", pb.put(1, 1))
@@ -342,9 +343,11 @@ def _():
             tap.expect(not late.ask("InitRelay", pb.put(1, b"x" * 100000))[0], "system info without bound")
             late.close()
         c = w.consumer()
-        c.enable(peer.config())
+        c.enable(peer.config(extra=ALL_MACHINES))
         c.stop()
-        tap.expect(all(pb.first(q, REMOTE_CLOCK_SYNC) is None for q in c.read()), "R234: nothing is told of relays that left")
+        packets = c.read()
+        tap.expect(all(pb.first(q, REMOTE_CLOCK_SYNC) is None for q in packets), "R234: no clocks of relays that left")
+        tap.expect_eq(len([q for q in packets if pb.first(q, 45) is not None]), 1, "R234: system_info of this machine alone")
         w.close_all()
         w.until_uncharged()
 

@@ -89,32 +89,60 @@ def reap(child):
     os.waitpid(child, 0)
 
 
-@tap.case("a producer that floods with commits")
-def _():
-    with beside(smb_kb=1024 + 256) as (w, b):
-        p, c = w.producer("flood", ["flood"]), w.consumer()
-        c.enable(peer.config(["flood"]))
-        p.until_started()
-        body = b"".join(pb.put_varint(100) + bytes(100) for _ in range(30))
-        chunk = struct.pack("<IHH", 0, 1, 30) + body
-        args = b"".join(pb.put(1, peer.move(0, 0, p.target(), chunk)) for _ in range(40))
-        data = peer.frame(1, 5, pb.put(1, p.service_id) + pb.put(2, p.methods["CommitData"]) + pb.put(3, args) + pb.put(4, 1))
+def commit_flood(p, moves):
+    """A frame that commits, to be sent over and over."""
+    args = b"".join(pb.put(1, m) for m in moves)
+    return peer.frame(1, 5, pb.put(1, p.service_id) + pb.put(2, p.methods["CommitData"]) + pb.put(3, args) + pb.put(4, 1))
 
-        def flood():
-            p.sock.setblocking(True)
-            while True:
-                p.sock.sendall(data)
 
-        child = forked(flood)
-        try:
-            b.live(30)
-            tap.expect(os.waitpid(child, os.WNOHANG)[0] == 0, "the flood goes on to the end")
-        finally:
-            reap(child)
-        moved = next(x for x in w.report() if x.startswith("commits:"))
-        tap.expect(int(moved.split()[3]) > 1000, f"there was a flood: {moved}")
-        p.close()
-        c.stop()
+def many_chunks(p):
+    """40 chunks of 3 KB in each request."""
+    body = b"".join(pb.put_varint(100) + bytes(100) for _ in range(30))
+    return [peer.move(0, 0, p.target(), struct.pack("<IHH", 0, 1, 30) + body)] * 40
+
+
+def many_nothings(p):
+    """12,000 chunks that are not there: work without bytes."""
+    return [peer.move(1, 1, p.target())] * 12000
+
+
+for what, moves in (("large chunks", many_chunks), ("chunks that are not there", many_nothings)):
+
+    def flooded(moves=moves):
+        with beside(smb_kb=1024 + 4 * 256) as (w, b):
+            floods, c = [w.producer(f"flood{n}", ["flood"]) for n in range(4)], w.consumer()
+            c.enable(peer.config(["flood"]))
+            children = []
+            for p in floods:
+                p.until_started()
+                data = commit_flood(p, moves(p))
+
+                def flood(p=p, data=data):
+                    p.sock.setblocking(True)
+                    while True:
+                        p.sock.sendall(data)
+
+                children.append(forked(flood))
+            before = w.memory_kb()
+            most = 0
+            try:
+                for _ in range(15):
+                    b.live(2)
+                    most = max(most, w.grown_kb(before))
+                for child in children:
+                    tap.expect(os.waitpid(child, os.WNOHANG)[0] == 0, "the floods go on to the end")
+            finally:
+                for child in children:
+                    reap(child)
+            print(f"# memory grew by {most} KB at most")
+            tap.expect(most < MEMORY_KB, f"memory grew by {most} KB under the flood")
+            requests = next(x for x in w.report() if x.startswith("commits:"))
+            tap.expect(int(requests.split()[1]) > 20, f"there was a flood: {requests}")
+            for p in floods:
+                p.close()
+            c.stop()
+
+    tap.add(f"four producers that flood with commits of {what}", flooded)
 
 
 @tap.case("a producer that floods with requests and never reads the answers")
@@ -165,7 +193,10 @@ def _():
         b.live(20)
         tap.expect(b.timed("a flush", b.c.flush), "the bystander's flush")
         tap.expect(not any(f.done for f in flushes), "the flushes still wait")
-        more = [c.call("Flush", pb.put(1, 600000)) for _ in range(1200)]
+        more = []
+        for _ in range(1200):
+            more.append(c.call("Flush", pb.put(1, 600000)))
+            w.pump(0)  # the producer reads its commands, or it would be dropped for that
         w.until("the refusal of too many flushes", lambda: more[-1].done)
         tap.expect(not more[-1].ok, "it is a refusal")
         b.live(5)
