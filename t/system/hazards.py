@@ -399,11 +399,13 @@ def _():
 @tap.case("I-R106, I-18: QueryServiceState with long names and long descriptors fits frames")
 def _():
     with service() as w:
-        for n in range(4):
-            p = w.producer("name%d" % n + "x" * 120000)
+        for n in range(6):
+            p = w.producer("name%d" % n + "x" * 32000)
             p.register("src%d" % n, pb.put(6, b"y" * 120000))
         state = w.consumer().state()
-        tap.expect_eq((len(pb.every(state, 1)), len(pb.every(state, 2))), (4, 4), "producers and data sources")
+        tap.expect_eq((len(pb.every(state, 1)), len(pb.every(state, 2))), (6, 6), "producers and data sources")
+        p = w.producer(start=False)
+        tap.expect(not p.ask("InitializeConnection", pb.put(3, "x" * 120000))[0], "a name that is longer than any")
 
 
 @tap.case("I-18, V-R69: a config that just fits EnableTracing costs the producer nothing")
