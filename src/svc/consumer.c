@@ -240,7 +240,7 @@ static void read_step(struct consumer *c)
         end_batch(c, false);
         return;
     }
-    if (!c->sink->room(c->sink->arg, c->port)) {
+    if (s->making || !c->sink->room(c->sink->arg, c->port)) {
         c->read_waits = true;
         return;
     }

@@ -158,6 +158,7 @@ int session_new(struct service *svc, uid_t uid, struct tracecfg *cfg, struct ses
     bytesbuf_init(&s->stats, 64u << 20);
     bytesbuf_init(&s->concurrent, 4u << 20);
     session_timers_init(s);
+    session_clone_init(s);
     list_push_back(&svc->sessions, &s->node);
     *out = s;
     return 0;
@@ -177,6 +178,7 @@ void session_destroy(struct session *s)
     scrape_cancel(&s->scrape);
     session_flush_abort_all(s);
     session_clone_abort_all(s);
+    session_clone_cancel(s);
     filecopy_cancel(s->copy);
     s->copy = NULL;
     free_instances(s);

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Clones (service.md 12.8): a read-only copy of a session at one moment. A clone in the making
- * belongs to its source: it waits for two flushes, one for each group of buffers, captures each
- * group when its flush is over, and then becomes a session of its own that the cloning consumer
- * owns. If the source or the consumer goes before that, so does what was captured. A clone into a
- * file first gets what the source's file holds, then its own buffers, and is announced when that is
- * complete.
+ * belongs to its source: it waits for two flushes, one for each group of buffers, and captures each
+ * group when its flush is over. If the source or the consumer goes before that, so does what was
+ * captured. Then it becomes a session of its own that the cloning consumer owns, and no longer
+ * needs the source: what the buffers held at the capture is copied by a task of the new session, in
+ * slices, while the source goes on. Reads of the new session wait until all is there. A clone into
+ * a file then gets what the source's file held at the capture and after that its own buffers, and
+ * is announced when that is complete.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +30,8 @@
 #define FLAGS_CLONE           0x13 /* R213 */
 #define FLAGS_CLONE_BUGREPORT 0x113
 #define COPY_PATIENCE         (5 * CHRONO_SEC)
+#define COPY_STEP             (128u << 10) /* bytes of a buffer between two looks at the clock */
+#define COPY_AT_ONCE          (256u << 10) /* bytes copied before the first slice (R214) */
 
 struct request {
     uint64_t session_id;
@@ -37,8 +42,8 @@ struct request {
 };
 
 struct session_clone {
-    struct list node;       /* in source.clones */
-    struct session *source; /* borrow */
+    struct list node;       /* in source.clones, until all is captured */
+    struct session *source; /* borrow, until all is captured */
     struct service *svc;    /* borrow */
     uint64_t consumer;      /* actor id of the endpoint */
     uint64_t cookie;        /* its request */
@@ -50,8 +55,11 @@ struct session_clone {
     uint64_t requested_ns;           /* boot clock */
     struct session_trigger *trigger; /* own; NULL: none */
     struct session_buffer *buffers;  /* own: captured so far */
+    struct tbuf_clone **copies;      /* own: of `buffers`; NULL: nothing to copy, or all copied */
     uint64_t *captured_ns;           /* own: when, boot clock */
     size_t nbuffers;
+    int source_fd; /* own: the source's file at the capture; -1: none */
+    uint64_t source_size;
 };
 
 /* ---- answers ---- */
@@ -89,15 +97,26 @@ static void give_up(struct session_clone *k, const char *error)
 {
     if (error)
         answer(service_consumer_of(k->svc, k->consumer), k->cookie, error, NULL);
-    list_remove(&k->node);
+    if (k->source)
+        list_remove(&k->node);
     for (size_t i = 0; i < k->nbuffers; i++) {
-        tbuf_free(k->buffers[i].tb);
-        charge_release(&k->buffers[i].charge);
+        if (k->copies[i]) {
+            tbuf_clone_cancel(k->copies[i]);
+            k->buffers[i].tb = NULL;
+        }
+        if (k->source) { /* else they are the new session's */
+            tbuf_free(k->buffers[i].tb);
+            charge_release(&k->buffers[i].charge);
+        }
     }
     if (k->fd >= 0)
         close(k->fd);
+    if (k->source_fd >= 0)
+        close(k->source_fd);
     trigger_free(k->trigger);
-    free(k->buffers);
+    if (k->source)
+        free(k->buffers);
+    free(k->copies);
     free(k->captured_ns);
     free(k);
 }
@@ -137,7 +156,9 @@ static int capture_buffer(struct session_clone *k, size_t i, uid_t uid)
         tbuf_set_read_only(tb);
         to->tb = tb;
     } else {
-        err = tbuf_clone_read_only(tb, &to->tb);
+        err = tbuf_clone_begin(tb, &k->copies[i]);
+        if (!err)
+            to->tb = tbuf_clone_target(k->copies[i]);
     }
     k->captured_ns[i] = chrono_boot_ns();
     return err;
@@ -195,8 +216,6 @@ static void take_captured(struct session *to, struct session_clone *k)
 {
     to->buffers = k->buffers;
     to->nbuffers = k->nbuffers;
-    k->buffers = NULL;
-    k->nbuffers = 0;
     session_event_record_at(to, SELFPKT_CLONE_STARTED, 1, k->requested_ns);
     for (size_t i = 0; i < to->nbuffers; i++) {
         to->buffers[i].session = to;
@@ -225,6 +244,9 @@ static int make_session(struct session_clone *k, struct consumer *c, struct sess
         return err;
     }
     take_captured(s, k);
+    list_remove(&k->node);
+    k->source = NULL;
+    s->making = k;
     s->consumer = c->actor.id;
     c->session = s->id;
     session_enter(s, SESSION_CLONED);
@@ -256,15 +278,29 @@ static void on_copied(void *arg, int err, int out)
     session_file_finish(s);
 }
 
-static void start_file(struct session *s, const struct session *source, int fd)
+/* What the source's file holds at the capture: what comes later was captured with the buffers. */
+static int capture_file(struct session_clone *k)
 {
     struct stat st;
-    uint64_t size = fstat(filewr_fd(source->file), &st) == 0 ? (uint64_t)st.st_size : 0;
-    int err = filecopy_start(s->svc->reactor, filewr_fd(source->file), fd, size, COPY_PATIENCE,
+    if (k->fd < 0 || !k->source->file)
+        return 0;
+    k->source_fd = fcntl(filewr_fd(k->source->file), F_DUPFD_CLOEXEC, 0);
+    if (k->source_fd < 0 || fstat(k->source_fd, &st) != 0)
+        return -errno;
+    k->source_size = (uint64_t)st.st_size;
+    return 0;
+}
+
+static void start_file(struct session *s, struct session_clone *k)
+{
+    int out = k->fd;
+    k->fd = -1;
+    int err = filecopy_start(s->svc->reactor, k->source_fd, out, k->source_size, COPY_PATIENCE,
                              on_copied, s, &s->copy);
     if (err) {
         struct consumer *c = service_consumer_of(s->svc, s->consumer);
-        answer(c, c->clone_cookie, "the file of the session cannot be copied", NULL);
+        if (c)
+            answer(c, c->clone_cookie, "the file of the session cannot be copied", NULL);
         session_free(s, NULL);
     }
 }
@@ -276,7 +312,83 @@ void session_clone_file_done(struct session *s)
         answer(c, c->clone_cookie, NULL, s);
 }
 
-/* ---- the end of the making ---- */
+/* ---- copying the buffers ---- */
+
+/* Copies about `max` bytes of what is left; returns how many. Less than `max`: all is there. */
+static size_t copy_some(struct session_clone *k, size_t max)
+{
+    size_t done = 0;
+    for (size_t i = 0; i < k->nbuffers && done < max; i++) {
+        size_t bytes = 0;
+        if (!k->copies[i] || tbuf_clone_step(k->copies[i], max - done, &bytes)) {
+            done += bytes;
+            continue;
+        }
+        done += bytes;
+        int err = tbuf_clone_finish(k->copies[i], &k->buffers[i].tb);
+        k->copies[i] = NULL;
+        if (err) {
+            k->buffers[i].tb = NULL;
+            k->err = err;
+            return 0;
+        }
+    }
+    return done;
+}
+
+/* All is there, or k->err says why not. */
+static void complete(struct session *s)
+{
+    struct session_clone *k = s->making;
+    struct consumer *c = service_consumer_of(k->svc, k->consumer);
+    struct msg_empty room = {0};
+    char text[128];
+    s->making = NULL;
+    if (k->err) {
+        snprintf(text, sizeof(text), "the buffers cannot be copied: %s", err_text(k->err));
+        give_up(k, text);
+        session_free(s, NULL);
+        return;
+    }
+    if (k->source_fd >= 0)
+        start_file(s, k);
+    else
+        answer(c, k->cookie, NULL, s);
+    give_up(k, NULL);
+    ACTOR_POST(s->svc->reactor, s->consumer, s->actor.id, MSG_C_READ_ROOM, &room);
+}
+
+static enum task_result copy_slice(void *arg, struct task_budget *budget)
+{
+    struct session *s = arg;
+    size_t n;
+    if (!s->making)
+        return TASK_DONE;
+    do {
+        n = copy_some(s->making, COPY_STEP);
+        if (n < COPY_STEP) {
+            complete(s);
+            return TASK_DONE;
+        }
+    } while (task_spend_slow(budget, n));
+    return TASK_AGAIN;
+}
+
+void session_clone_init(struct session *s)
+{
+    task_init(&s->copying, s->svc->reactor, "clone", copy_slice, s);
+}
+
+void session_clone_cancel(struct session *s)
+{
+    struct session_clone *k = s->making;
+    task_stop(&s->copying);
+    s->making = NULL;
+    if (k)
+        give_up(k, "the new session was freed before it was complete");
+}
+
+/* ---- the end of the capture ---- */
 
 static void finish(struct session_clone *k)
 {
@@ -291,23 +403,18 @@ static void finish(struct session_clone *k)
         give_up(k, "this connection has a tracing session already; use another one to clone");
         return;
     }
-    int err = k->err ? k->err : make_session(k, c, &s);
+    int err = k->err ? k->err : capture_file(k);
+    if (!err)
+        err = make_session(k, c, &s);
     if (err) {
         snprintf(text, sizeof(text), "the buffers cannot be copied: %s", err_text(err));
         give_up(k, text);
         return;
     }
-    struct session *source = k->source;
-    uint64_t cookie = k->cookie;
-    int fd = k->fd;
-    k->fd = -1;
-    give_up(k, NULL);
-    if (fd >= 0 && source->file)
-        start_file(s, source, fd);
-    else if (fd >= 0)
-        close(fd);
-    if (fd < 0 || !source->file)
-        answer(c, cookie, NULL, s);
+    if (copy_some(k, COPY_AT_ONCE) < COPY_AT_ONCE)
+        complete(s);
+    else
+        task_wake(&s->copying);
 }
 
 /* One group's flush is over: cookie 1 for the buffers that are moved, 0 for the rest. */
@@ -422,6 +529,15 @@ static int clear_buffers(struct session *s) /* R212 */
     return 0;
 }
 
+/* A clone of a clone that is not complete: rare enough to be completed at once. */
+static int settle(struct session *s)
+{
+    if (!s->making)
+        return 0;
+    (void)copy_some(s->making, SIZE_MAX);
+    return s->making->err;
+}
+
 static struct session_trigger *make_trigger(const struct request *r) /* R220 */
 {
     if (!r->trigger_name.n)
@@ -447,7 +563,7 @@ void session_clone_request(struct consumer *c, struct bytes_view request, int fd
         close(fd);
         fd = -1;
     }
-    if (s && clear_buffers(s))
+    if (s && (settle(s) || clear_buffers(s)))
         s = NULL, why = "no memory";
     if (!s) {
         if (fd >= 0)
@@ -467,10 +583,12 @@ void session_clone_request(struct consumer *c, struct bytes_view request, int fd
         .skip_filter = r.skip_filter || r.session_id == BUGREPORT_ID,
         .flushed_ok = true,
         .groups_left = 2,
+        .source_fd = -1,
         .trigger = make_trigger(&r),
         .nbuffers = s->nbuffers,
     };
     k->buffers = alloc_array(s->nbuffers, sizeof(*k->buffers));
+    k->copies = alloc_array(s->nbuffers, sizeof(struct tbuf_clone *));
     k->captured_ns = alloc_array(s->nbuffers, sizeof(*k->captured_ns));
     list_push_back(&s->clones, &k->node);
     session_event_record(s, SELFPKT_FLUSH_STARTED, true);

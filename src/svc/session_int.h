@@ -106,6 +106,8 @@ void session_trigger_forget(struct service *svc); /* frees the history of activa
 
 /* ---- session_clone ---- */
 void session_clone_abort_all(struct session *s);
+void session_clone_init(struct session *s);
+void session_clone_cancel(struct session *s); /* the clone goes before it was complete */
 /* The file of a clone is complete. */
 void session_clone_file_done(struct session *s);
 

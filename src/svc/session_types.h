@@ -170,6 +170,8 @@ struct session {
 
     /* svc/session_clone */
     struct list clones;                    /* struct session_clone, of which this is the source */
+    struct session_clone *making;          /* own: this is the clone; NULL: all is copied */
+    struct task copying;                   /* copies its buffers */
     struct session_trigger *clone_trigger; /* own: for clone_snapshot_trigger (R220) */
     bool clone_trigger_done;
     struct filecopy *copy; /* own; NULL: none was made (R211) */

@@ -58,6 +58,10 @@ void tbuf_free(struct tbuf *b)
 {
     if (b == NULL)
         return;
+    if (b->clones != NULL) {
+        b->freed = true;
+        return;
+    }
     if (b->seqs.slots != NULL)
         tbuf_seqtab_fini(&b->seqs);
     tbuf_ring_fini(b);
@@ -401,6 +405,7 @@ static enum tbuf_outcome recommit(struct tbuf *b, const struct copy *c, uint32_t
 {
     struct tbuf_seq *s = tbuf_seq_at(&b->seqs, slot);
     struct tbuf_rec *r = tbuf_rec_of(b, tbuf_seq_ent(s, pos)->ref);
+    tbuf_keep_record(b, r);
     bool was_incomplete = (r->flags & TBUF_REC_INCOMPLETE) != 0;
     uint32_t now = c->tok.bytes;
     count_tok(b, c, (r->flags & TBUF_REC_ABORTED) != 0);
@@ -588,6 +593,7 @@ enum tbuf_outcome tbuf_copy_chunk(struct tbuf *b, const struct tbuf_chunk_in *in
     if (b->drained)
         tbuf_ring_restart(b);
     uint32_t slot = tbuf_seq_find(&b->seqs, c.key);
+    tbuf_seq_keep(&b->seqs, slot);
     if (!in->complete || tbuf_rec_size(in->payload_size) > b->size - b->wr || b->sealed ||
         (slot != 0 && !is_newest(tbuf_seq_at(&b->seqs, slot), in->chunk_id)))
         return copy_unusual(b, &c, slot);
@@ -612,6 +618,8 @@ bool tbuf_patch(struct tbuf *b, uint16_t producer_id, uint16_t writer_id, uint32
         return false;
     }
     struct tbuf_rec *r = tbuf_rec_of(b, tbuf_seq_ent(s, pos)->ref);
+    tbuf_keep_record(b, r);
+    tbuf_seq_keep(&b->seqs, slot);
     if (pos > 0 && pos <= s->chain)
         s->chain = pos - 1; /* what was seen of it may not hold any more */
     for (size_t i = 0; i < n; i++) {

@@ -39,7 +39,8 @@ enum tbuf_policy {
  * -EINVAL: size is 0 or above TBUF_SIZE_MAX. -ENOMEM: address space or memory is exhausted. */
 int tbuf_new(uint64_t size, enum tbuf_policy policy, unsigned flags, struct tbuf **out);
 
-/* Frees the buffer and everything it owns. NULL is allowed. */
+/* Frees the buffer and everything it owns, when the last clone in the making is done with it. NULL
+ * is allowed. */
 void tbuf_free(struct tbuf *b);
 
 /* ---------------------------------------------------------------- copy a chunk in */
@@ -115,10 +116,35 @@ void tbuf_producer_gone(struct tbuf *b, uint16_t producer_id);
 
 /* ---------------------------------------------------------------- clone, read-only */
 
-/* Makes an independent read-only copy of what was not yet read (R80-R84), of the same size and with
- * the same used size; statistics and histograms are copied, the four read counters start at 0.
- * 0: *out is new, freed with tbuf_free(). -ENOMEM: nothing happened. */
-int tbuf_clone_read_only(const struct tbuf *b, struct tbuf **out);
+/* A read-only copy of what is not read yet (R80-R84), of the same size and with the same used size;
+ * statistics and histograms are copied, the four read counters start at 0. It shows the buffer as
+ * it was at tbuf_clone_begin(), however long the copying takes: the buffer may be written, patched,
+ * read, cloned again and freed meanwhile, and pays for it by copying first what it is about to
+ * change. Work of the caller's task:
+ *
+ *     while (tbuf_clone_step(k, 256 << 10, &bytes)) spend `bytes`, return to the loop when spent;
+ *     err = tbuf_clone_finish(k, &clone);
+ */
+struct tbuf_clone;
+
+/* Takes the moment; copies nothing yet. 0: *out is freed by finish or cancel. -ENOMEM. */
+int tbuf_clone_begin(struct tbuf *b, struct tbuf_clone **out);
+
+/* Copies `max_bytes` or little more; *bytes is what it came to. False: all is there. */
+bool tbuf_clone_step(struct tbuf_clone *k, size_t max_bytes, size_t *bytes);
+
+/* What finish will give. Until then only for the queries below. */
+struct tbuf *tbuf_clone_target(const struct tbuf_clone *k);
+
+/* Copies what is left and frees k. 0: *out is new, freed with tbuf_free(). -ENOMEM: there is none.
+ */
+int tbuf_clone_finish(struct tbuf_clone *k, struct tbuf **out);
+
+/* Gives up. NULL is allowed. */
+void tbuf_clone_cancel(struct tbuf_clone *k);
+
+/* All of it at once. 0 or -ENOMEM. */
+int tbuf_clone_read_only(struct tbuf *b, struct tbuf **out);
 
 /* From now on copies and patches change nothing (`transfer_on_clone`, R85). */
 void tbuf_set_read_only(struct tbuf *b);

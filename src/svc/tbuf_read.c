@@ -69,9 +69,12 @@ static inline bool may_grow(const struct tbuf_seq *s, const struct tbuf_rec *r)
     return (r->flags & TBUF_REC_INCOMPLETE) != 0 && (s->state & TBUF_SEQ_CLOSED) == 0;
 }
 
+/* The front chunk, about to change. */
 static struct tbuf_rec *front(struct tbuf *b, struct tbuf_seq *s)
 {
-    return tbuf_rec_of(b, tbuf_seq_ent(s, 0)->ref);
+    struct tbuf_rec *r = tbuf_rec_of(b, tbuf_seq_ent(s, 0)->ref);
+    tbuf_keep_header(b, r);
+    return r;
 }
 
 /* The rest of the front chunk is no sequence of fragments any more (X35). */
@@ -323,10 +326,13 @@ static uint64_t place_of(const struct tbuf *b, uint64_t age)
 /* Notes that all from age `from` up to `to` is GONE. */
 static void close_run(struct tbuf *b, uint64_t from, uint64_t to)
 {
-    if (from <= b->rd)
+    struct tbuf_rec *r = tbuf_rec_at(b, place_of(b, from));
+    if (from <= b->rd) {
         b->rd = to;
-    else
-        tbuf_rec_at(b, place_of(b, from))->id = (uint32_t)((to - from) >> 4);
+        return;
+    }
+    tbuf_keep_header(b, r);
+    r->id = (uint32_t)((to - from) >> 4);
 }
 
 /* The walk comes to a record: asks for the bytes of the next ones. They are about to be looked at
@@ -424,6 +430,7 @@ enum tbuf_read_result tbuf_read_next(struct tbuf *b, struct tbuf_packet *out)
         }
         struct tbuf_seq *s = tbuf_seq_at(&b->seqs, r->seq);
         if (s->stalled != b->walk) {
+            tbuf_seq_keep(&b->seqs, r->seq);
             switch (serve(b, s, r->id, &got)) {
             case SERVED_PACKET:
                 fill(b, s, &got);
@@ -449,6 +456,8 @@ void tbuf_read_refuse(struct tbuf *b, const struct tbuf_packet *packet)
 {
     struct tbuf_seq *s = tbuf_seq_at(&b->seqs, packet->sequence);
     if (packet->sequence != 0 && packet->sequence <= b->seqs.top &&
-        s->key == ((uint32_t)packet->producer_id << 16 | packet->writer_id))
+        s->key == ((uint32_t)packet->producer_id << 16 | packet->writer_id)) {
+        tbuf_seq_keep(&b->seqs, packet->sequence);
         s->pending |= (uint16_t)packet->loss | TBUF_LOSS_PRESENT;
+    }
 }

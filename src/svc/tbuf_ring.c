@@ -150,6 +150,7 @@ void tbuf_ring_retire(struct tbuf *b, struct tbuf_seq *s)
 
 void tbuf_ring_vacate(struct tbuf *b, struct tbuf_rec *r)
 {
+    tbuf_keep_header(b, r);
     count_out(b, r);
     b->moved_bytes += tbuf_rec_size(r->room);
     r->flags = TBUF_REC_GONE | TBUF_REC_MOVED;
@@ -177,6 +178,8 @@ static void evict(struct tbuf *b, struct tbuf_rec *r)
     uint16_t loss = loss_of(r);
     bool incomplete = (r->flags & TBUF_REC_INCOMPLETE) != 0;
     uint32_t pos = 0;
+    tbuf_keep_header(b, r);
+    tbuf_seq_keep(&b->seqs, r->seq);
     count_out(b, r);
     if (r->consumed < r->payload) {
         b->stats.chunks_overwritten++;
@@ -210,6 +213,7 @@ void tbuf_ring_clear_next(struct tbuf *b)
     struct tbuf_rec *r = tbuf_rec_at(b, b->wr + b->gap);
     uint64_t size = tbuf_rec_size(r->room);
     uint64_t next = b->wr + b->gap + size;
+    tbuf_keep_record(b, r);
     if (next < b->end)
         tbuf_seq_warm_slot(&b->seqs, tbuf_rec_at(b, next)->seq);
     if ((r->flags & TBUF_REC_GONE) == 0) {
@@ -298,8 +302,8 @@ bool tbuf_ring_evict_oldest(struct tbuf *b)
 void tbuf_ring_restart(struct tbuf *b)
 {
     if (b->wr < b->restart_min || b->live_bytes > TBUF_RESTART_BYTES ||
-        b->live_chunks > TBUF_RESTART_CHUNKS || b->policy != TBUF_RING)
-        return;
+        b->live_chunks > TBUF_RESTART_CHUNKS || b->policy != TBUF_RING || b->clones != NULL)
+        return; /* a clone in the making finds everything in its place */
     struct tbuf_rec *moved[TBUF_RESTART_CHUNKS];
     uint8_t keep[TBUF_RESTART_BYTES];
     uint64_t kept = 0;

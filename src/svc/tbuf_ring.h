@@ -88,6 +88,9 @@ struct tbuf {
     size_t slices_cap;
 
     uint8_t *scratch; /* own: TBUF_PAYLOAD_MAX bytes, private copy of a chunk; made on first use */
+
+    struct tbuf_clone *clones; /* ref: clones in the making, see svc/tbuf_clone */
+    bool freed;                /* tbuf_free() was called; the last of them frees it */
 };
 
 static inline uint64_t tbuf_rec_size(uint32_t room)
@@ -108,6 +111,23 @@ static inline struct tbuf_rec *tbuf_rec_of(const struct tbuf *b, uint32_t ref)
 static inline uint8_t *tbuf_rec_bytes(struct tbuf_rec *r)
 {
     return (uint8_t *)(r + 1);
+}
+
+/* Clones in the making take what they have not copied yet of `bytes` bytes from p on. Call it
+ * before anything of a record changes that a clone could see: all but what lies in the cleared
+ * room at the cursor. */
+void tbuf_clone_keep(struct tbuf *b, const void *p, uint64_t bytes);
+
+static inline void tbuf_keep_record(struct tbuf *b, const struct tbuf_rec *r)
+{
+    if (__builtin_expect(b->clones != NULL, 0))
+        tbuf_clone_keep(b, r, tbuf_rec_size(r->room));
+}
+
+static inline void tbuf_keep_header(struct tbuf *b, const struct tbuf_rec *r)
+{
+    if (__builtin_expect(b->clones != NULL, 0))
+        tbuf_clone_keep(b, r, TBUF_REC_HDR);
 }
 
 /* Age of the oldest place that may hold a record. */
@@ -157,7 +177,8 @@ void tbuf_ring_wrap(struct tbuf *b);
  * stands, counts it and moves the cursor behind it. */
 struct tbuf_rec *tbuf_ring_commit(struct tbuf *b, const struct tbuf_rec *header);
 
-/* A chunk ends its life in the ring: read to its end, or given up by the reader. */
+/* A chunk ends its life in the ring: read to its end, or given up by the reader, which has told
+ * clones that its header changes. */
 void tbuf_ring_retire(struct tbuf *b, struct tbuf_seq *s);
 
 /* The stored copy of a chunk is replaced by one elsewhere: its place is padding from now on. */

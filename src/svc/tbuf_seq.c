@@ -80,40 +80,6 @@ void tbuf_seqtab_fini(struct tbuf_seqtab *t)
     memset(t, 0, sizeof(*t));
 }
 
-int tbuf_seqtab_copy(struct tbuf_seqtab *to, const struct tbuf_seqtab *from)
-{
-    struct tbuf_seqtab t = *from;
-    size_t hash_bytes = from->hash == NULL ? 0 : ((size_t)from->hash_mask + 1) * sizeof(*t.hash);
-    t.top = 0;
-    t.hash = hash_bytes == 0 ? NULL : malloc(hash_bytes);
-    t.slots = reserve(slots_bytes(from));
-    t.info = reserve(info_bytes(from));
-    if (t.slots == NULL || t.info == NULL || (hash_bytes != 0 && t.hash == NULL))
-        goto fail;
-    if (hash_bytes != 0)
-        memcpy(t.hash, from->hash, hash_bytes);
-    memcpy(t.info + 1, from->info + 1, from->top * sizeof(*t.info));
-    for (uint32_t i = 1; i <= from->top; i++) {
-        struct tbuf_seq *s = &t.slots[i];
-        *s = from->slots[i];
-        if (s->key != 0 && s->log2cap > 1) {
-            size_t bytes = ((size_t)1 << s->log2cap) * sizeof(struct tbuf_ent);
-            s->list.heap = malloc(bytes);
-            if (s->list.heap == NULL) {
-                s->key = 0;
-                goto fail;
-            }
-            memcpy(s->list.heap, from->slots[i].list.heap, bytes);
-        }
-        t.top = i;
-    }
-    *to = t;
-    return 0;
-fail:
-    tbuf_seqtab_fini(&t);
-    return -ENOMEM;
-}
-
 uint64_t tbuf_seqtab_memory(const struct tbuf_seqtab *t)
 {
     uint64_t hash = t->hash == NULL ? 0 : ((uint64_t)t->hash_mask + 1) * sizeof(*t->hash);
@@ -220,6 +186,7 @@ static void forget_oldest(struct tbuf_seqtab *t)
     __builtin_prefetch(&t->slots[next->empty.newer], 1);
     __builtin_prefetch(&t->info[s->empty.newer], 1);
     __builtin_prefetch(&t->info[s->empty.newer].hist[3], 1);
+    tbuf_seq_keep(t, slot);
     empty_remove(t, s);
     if ((s->state & TBUF_SEQ_CLOSED) == 0)
         hash_remove(t, slot);
@@ -242,6 +209,7 @@ uint32_t tbuf_seq_get(struct tbuf_seqtab *t, uint32_t key, const struct tbuf_cli
         return 0;
     if (t->free_head != 0) {
         slot = t->free_head;
+        tbuf_seq_keep(t, slot);
         t->free_head = t->slots[slot].head;
     } else {
         slot = ++t->top;
@@ -263,7 +231,9 @@ void tbuf_seq_close_producer(struct tbuf_seqtab *t, uint16_t producer_id)
         struct tbuf_seq *s = &t->slots[i];
         if (s->key >> 16 != producer_id || s->key == 0 || (s->state & TBUF_SEQ_CLOSED) != 0)
             continue;
-        hash_remove(t, i);
+        tbuf_seq_keep(t, i);
+        if (t->hash != NULL)
+            hash_remove(t, i);
         s->state |= TBUF_SEQ_CLOSED;
         s->stalled = 0;
     }
@@ -333,13 +303,10 @@ static int resize(struct tbuf_seqtab *t, struct tbuf_seq *s, uint8_t log2cap)
     return 0;
 }
 
-int tbuf_seq_insert(struct tbuf_seqtab *t, struct tbuf_seq *s, uint32_t pos, struct tbuf_ent e)
+/* The list has room. */
+static void put_ent(struct tbuf_seq *s, uint32_t pos, struct tbuf_ent e)
 {
-    if (s->count == 1u << s->log2cap && resize(t, s, (uint8_t)(s->log2cap + 1)) != 0)
-        return -ENOMEM;
     if (s->count == 0) {
-        empty_remove(t, s);
-        t->live++;
         s->ids.front = s->ids.back = e.id;
     } else if (pos == 0) {
         s->ids.front = e.id;
@@ -356,6 +323,17 @@ int tbuf_seq_insert(struct tbuf_seqtab *t, struct tbuf_seq *s, uint32_t pos, str
     }
     s->count++;
     *tbuf_seq_ent(s, pos) = e;
+}
+
+int tbuf_seq_insert(struct tbuf_seqtab *t, struct tbuf_seq *s, uint32_t pos, struct tbuf_ent e)
+{
+    if (s->count == 1u << s->log2cap && resize(t, s, (uint8_t)(s->log2cap + 1)) != 0)
+        return -ENOMEM;
+    if (s->count == 0) {
+        empty_remove(t, s);
+        t->live++;
+    }
+    put_ent(s, pos, e);
     return 0;
 }
 
@@ -390,4 +368,106 @@ void tbuf_seq_sample(struct tbuf_seqtab *t, uint32_t slot, uint32_t bytes)
     }
     t->info[slot].hist[b].count++;
     t->info[slot].hist[b].sum += bytes;
+}
+
+/* ---- copies in the making ---- */
+
+int tbuf_seqcopy_begin(struct tbuf_seqcopy *c, struct tbuf_seqtab *to, struct tbuf_seqtab *from)
+{
+    struct tbuf_seqtab t = {
+        .max = from->max,
+        .max_live = from->max_live,
+        .max_empty = from->max_empty,
+        .live = from->live,
+        .empty = from->empty,
+        .top = from->top,
+        .forgotten = from->forgotten,
+    };
+    uint64_t *kept = calloc(from->top / 64 + 1, sizeof(*kept));
+    t.slots = reserve(slots_bytes(from));
+    t.info = reserve(info_bytes(from));
+    if (t.slots == NULL || t.info == NULL || kept == NULL) {
+        t.top = 0;
+        tbuf_seqtab_fini(&t);
+        free(kept);
+        return -ENOMEM;
+    }
+    *to = t;
+    *c = (struct tbuf_seqcopy){
+        .next = from->copies, .from = from, .to = to, .kept = kept, .top = from->top};
+    from->copies = c;
+    return 0;
+}
+
+/* Room for the list; its entries only where the records do not tell all. */
+static bool keep_list(struct tbuf_seqcopy *c, const struct tbuf_seq *from, struct tbuf_seq *s)
+{
+    size_t bytes = ((size_t)1 << s->log2cap) * sizeof(struct tbuf_ent);
+    bool tombs = (s->state & TBUF_SEQ_TOMBS) != 0;
+    if (s->log2cap > 1) {
+        s->list.heap = malloc(bytes);
+        if (s->list.heap == NULL)
+            return false;
+        c->to->heap_bytes += bytes;
+        if (tombs)
+            memcpy(s->list.heap, from->list.heap, bytes);
+    }
+    if (!tombs) {
+        s->head = 0;
+        s->count = 0;
+    }
+    return true;
+}
+
+static void keep_one(struct tbuf_seqcopy *c, uint32_t slot)
+{
+    if (slot > c->top || (c->kept[slot / 64] >> slot % 64 & 1) != 0)
+        return;
+    c->kept[slot / 64] |= UINT64_C(1) << slot % 64;
+    const struct tbuf_seq *from = &c->from->slots[slot];
+    struct tbuf_seq *s = &c->to->slots[slot];
+    if (from->key == 0)
+        return;
+    *s = *from;
+    c->to->info[slot] = c->from->info[slot];
+    if (!keep_list(c, from, s)) {
+        s->key = 0;
+        c->failed = true;
+    }
+}
+
+void tbuf_seqcopy_keep(struct tbuf_seqcopy *first, uint32_t slot)
+{
+    for (struct tbuf_seqcopy *c = first; c != NULL; c = c->next)
+        keep_one(c, slot);
+}
+
+size_t tbuf_seqcopy_add(struct tbuf_seqcopy *c, uint32_t slot, struct tbuf_ent e)
+{
+    struct tbuf_seq *s = &c->to->slots[slot];
+    keep_one(c, slot);
+    if ((s->state & TBUF_SEQ_TOMBS) != 0 || c->failed)
+        return 0;
+    uint32_t pos = s->count;
+    if (pos > 0 && tbuf_id_diff(e.id, s->ids.back) < 0)
+        (void)tbuf_seq_locate(s, e.id, &pos);
+    size_t moved = pos < s->count / 2 ? pos : s->count - pos;
+    put_ent(s, pos, e);
+    return (moved + 1) * sizeof(e);
+}
+
+bool tbuf_seqcopy_sweep(struct tbuf_seqcopy *c, uint32_t max)
+{
+    for (; max > 0 && c->swept < c->top; max--)
+        keep_one(c, ++c->swept);
+    return c->swept < c->top;
+}
+
+void tbuf_seqcopy_end(struct tbuf_seqcopy *c)
+{
+    struct tbuf_seqcopy **at = &c->from->copies;
+    while (*at != c)
+        at = &(*at)->next;
+    *at = c->next;
+    free(c->kept);
 }

@@ -112,15 +112,50 @@ struct tbuf_seqtab {
     uint32_t free_head;
     uint64_t heap_bytes;
     uint64_t forgotten;
-    uint32_t hashed; /* sequences in the hash */
+    uint32_t hashed;             /* sequences in the hash */
+    struct tbuf_seqcopy *copies; /* ref: copies in the making, see below */
 };
 
 /* Sizes the table for a ring of `ring_size` bytes (spec/trace_buffer.md 22.2). 0 or -ENOMEM. */
 int tbuf_seqtab_init(struct tbuf_seqtab *t, uint64_t ring_size);
 void tbuf_seqtab_fini(struct tbuf_seqtab *t);
 
-/* Initialises *to as a deep copy of *from. 0 or -ENOMEM with nothing to free. */
-int tbuf_seqtab_copy(struct tbuf_seqtab *to, const struct tbuf_seqtab *from);
+/* ---- a copy of a table as it is now, made piece by piece while the table goes on ---- */
+
+/* What the copy has of a sequence is right once the sequence was kept, and a sequence is kept
+ * before it first changes. Order lists are not copied but made again from the records, each of
+ * which is given to tbuf_seqcopy_add(), oldest first; only lists with tombs are copied whole. The
+ * copy has no hash: nothing is ever looked up or added in it. */
+struct tbuf_seqcopy {
+    struct tbuf_seqcopy *next; /* ref: in from->copies */
+    struct tbuf_seqtab *from;  /* borrow */
+    struct tbuf_seqtab *to;    /* borrow */
+    uint64_t *kept;            /* own: a bit for each slot */
+    uint32_t top;              /* slots of the moment of the begin */
+    uint32_t swept;
+    bool failed; /* no memory for a list */
+};
+
+/* Initialises *to, which tbuf_seqtab_fini() frees, and *c. 0 or -ENOMEM with nothing to free. */
+int tbuf_seqcopy_begin(struct tbuf_seqcopy *c, struct tbuf_seqtab *to, struct tbuf_seqtab *from);
+
+/* A record with this entry is in the list of this sequence. Returns the bytes that moved. */
+size_t tbuf_seqcopy_add(struct tbuf_seqcopy *c, uint32_t slot, struct tbuf_ent e);
+
+/* Keeps the next sequences that are not kept yet, `max` slots at most; false: it was the last. */
+bool tbuf_seqcopy_sweep(struct tbuf_seqcopy *c, uint32_t max);
+
+/* No more is kept. */
+void tbuf_seqcopy_end(struct tbuf_seqcopy *c);
+
+void tbuf_seqcopy_keep(struct tbuf_seqcopy *first, uint32_t slot);
+
+/* Call before the sequence in this slot changes. */
+static inline void tbuf_seq_keep(struct tbuf_seqtab *t, uint32_t slot)
+{
+    if (__builtin_expect(t->copies != NULL, 0))
+        tbuf_seqcopy_keep(t->copies, slot);
+}
 
 /* Bytes in use beside the ring. */
 uint64_t tbuf_seqtab_memory(const struct tbuf_seqtab *t);

@@ -44,6 +44,8 @@ struct drive {
     struct model *model;
     struct tbuf *clone;
     struct model *clone_model;
+    struct tbuf_clone *making; /* a clone that is being copied while the rest goes on */
+    struct model *making_model;
     struct writer writers[WRITERS];
     unsigned num_writers;
     struct made recent[RECENT];
@@ -102,10 +104,12 @@ struct drive *drive_new(struct drive_source src)
 
 void drive_free(struct drive *d)
 {
-    tbuf_free(d->buf);
+    tbuf_free(d->buf); /* before the clone of it is given up */
+    tbuf_clone_cancel(d->making);
     tbuf_free(d->clone);
     model_free(d->model);
     model_free(d->clone_model);
+    model_free(d->making_model);
     free(d);
 }
 
@@ -372,16 +376,52 @@ static const char *read_some(struct drive *d, struct tbuf *b, struct model *m, u
     return bad != NULL ? bad : same_state(d, b, m);
 }
 
-static const char *op_clone(struct drive *d)
+/* The clone is complete: from now on reads compare it. */
+static const char *take_clone(struct drive *d, struct tbuf *clone, struct model *model)
 {
     tbuf_free(d->clone);
     model_free(d->clone_model);
-    d->clone = NULL;
-    d->clone_model = NULL;
-    if (tbuf_clone_read_only(d->buf, &d->clone) != 0)
+    d->clone = clone;
+    d->clone_model = model;
+    return same_state(d, clone, model);
+}
+
+static const char *op_clone(struct drive *d)
+{
+    struct tbuf *clone;
+    if (tbuf_clone_read_only(d->buf, &clone) != 0)
         return differ(d, "no clone");
-    d->clone_model = model_clone(d->model);
-    return same_state(d, d->clone, d->clone_model);
+    return take_clone(d, clone, model_clone(d->model));
+}
+
+/* Begins a clone, goes on with it a little, or ends it; the other operations come in between. */
+static const char *op_clone_slowly(struct drive *d)
+{
+    size_t bytes;
+    struct tbuf *clone;
+    struct model *model = d->making_model;
+    if (d->making == NULL) {
+        if (tbuf_clone_begin(d->buf, &d->making) != 0)
+            return differ(d, "no clone");
+        d->making_model = model_clone(d->model);
+        model_hold(d->model, true);
+        return same_state(d, tbuf_clone_target(d->making), d->making_model);
+    }
+    bool more = tbuf_clone_step(d->making, 1 + rnd(d, 3000), &bytes);
+    if (more && !one_in(d, 8))
+        return NULL;
+    struct tbuf_clone *k = d->making;
+    d->making = NULL;
+    d->making_model = NULL;
+    model_hold(d->model, false);
+    if (one_in(d, 12)) {
+        tbuf_clone_cancel(k);
+        model_free(model);
+        return NULL;
+    }
+    if (tbuf_clone_finish(k, &clone) != 0)
+        return differ(d, "no clone");
+    return take_clone(d, clone, model);
 }
 
 const char *drive_step(struct drive *d)
@@ -389,8 +429,10 @@ const char *drive_step(struct drive *d)
     const char *bad = NULL;
     d->steps++;
     uint32_t op = rnd(d, 100);
-    if (op < 45) {
+    if (op < 41) {
         bad = op_write(d);
+    } else if (op < 45) {
+        bad = op_clone_slowly(d);
     } else if (op < 60) {
         bad = op_recommit(d);
     } else if (op < 64) {
@@ -403,7 +445,7 @@ const char *drive_step(struct drive *d)
         bad = op_clone(d);
     } else if (op < 99) {
         if (d->clone != NULL)
-            bad = read_some(d, d->clone, d->clone_model, rnd(d, 20));
+            bad = read_some(d, d->clone, d->clone_model, one_in(d, 3) ? UINT32_MAX : rnd(d, 20));
     } else if (one_in(d, 10)) {
         uint16_t producer = (uint16_t)(1 + rnd(d, 3));
         tbuf_producer_gone(d->buf, producer);

@@ -272,7 +272,8 @@ static void restart(struct model *m)
             k++;
         }
     }
-    if (!m->drained || m->policy != TBUF_RING || m->wr < m->restart_min || live > 65536 || k > 512)
+    if (!m->drained || m->held || m->policy != TBUF_RING || m->wr < m->restart_min ||
+        live > 65536 || k > 512)
         return;
     m->st.padding_bytes_cleared += m->padding;
     m->padding = 0;
@@ -579,6 +580,11 @@ struct model *model_clone(const struct model *m)
         }
     }
     return c;
+}
+
+void model_hold(struct model *m, bool held)
+{
+    m->held = held;
 }
 
 void model_free(struct model *m)

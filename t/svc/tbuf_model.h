@@ -27,6 +27,8 @@ struct model_packet {
 struct model *model_new(uint64_t size, enum tbuf_policy policy, uint64_t restart_min);
 void model_free(struct model *m);
 struct model *model_clone(const struct model *m);
+/* While a clone is being made the buffer does not go back to its begin. */
+void model_hold(struct model *m, bool held);
 
 enum tbuf_outcome model_copy(struct model *m, const struct tbuf_chunk_in *in);
 bool model_patch(struct model *m, uint16_t producer, uint16_t writer, uint32_t chunk,

@@ -43,6 +43,7 @@ struct rec {
 struct model {
     uint64_t size, wr, cleared, used, restart_min;
     bool sealed, drained, rewalk, read_only;
+    bool held; /* a clone is being made: no restart */
     enum tbuf_policy policy;
     struct rec *recs; /* own, oldest first */
     size_t n;

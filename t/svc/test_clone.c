@@ -8,6 +8,9 @@
 #include <unistd.h>
 
 #include "protos/fieldnum.h"
+#include "svc/service_int.h"
+#include "svc/session_int.h"
+#include "svc/tbuf.h"
 #include "t/svc/world.h"
 
 static struct world *w;
@@ -89,6 +92,118 @@ Test(clone, T126_copy_of_a_running_session)
     cr_expect_eq(cons_events(k, PBF_TracingServiceEvent_flush_started), 1, "T96");
     const struct pkt *s = cons_pkt(k, PBF_TracePacket_trace_stats, 0);
     cr_expect_eq(pkt_sub(s, PBF_TracePacket_trace_stats, PBF_TraceStats_final_flush_outcome, 0), 1);
+}
+
+/* ---- copying in slices ---- */
+
+#define MANY 8000
+
+/* Puts chunks of 1000 bytes straight into the buffer of a session. */
+static void fill(struct session *s, uint32_t from, uint32_t n, char letter)
+{
+    uint8_t payload[1002];
+    memset(payload, letter, sizeof(payload));
+    payload[0] = 0xE8; /* a fragment of 1000 bytes: one field, unknown to everybody */
+    payload[1] = 0x07;
+    payload[2] = 0xA2; /* field 500, length 996 */
+    payload[3] = 0x1F;
+    payload[4] = 0xE4;
+    payload[5] = 0x07;
+    for (uint32_t i = 0; i < n; i++) {
+        struct tbuf_chunk_in in = {.producer_id = 1,
+                                   .writer_id = 9,
+                                   .chunk_id = from + i,
+                                   .num_fragments = 1,
+                                   .complete = true,
+                                   .payload = payload,
+                                   .payload_size = sizeof(payload)};
+        cr_assert_eq(tbuf_copy_chunk(s->buffers[0].tb, &in), TBUF_STORED);
+    }
+}
+
+/* A source with 8 MB of data and a clone of it that has only begun to be copied. */
+static struct session *begin_large(struct cons *c, struct cons *k)
+{
+    struct msg_enable m = {.cookie = ++k->cookie, .fd = -1};
+    struct session *made = NULL;
+    cfg_begin(&w->cfg);
+    cfg_buffer(&w->cfg, 16384);
+    cons_enable(c, &w->cfg);
+    fill(service_session(w->svc, 1), 0, MANY, 'a');
+    k->reply_cookie = m.cookie;
+    k->replied = false;
+    bytesbuf_clear(&k->reply);
+    by_id(1);
+    cr_assert_eq(msg_body_copy(&m.body, req.p, req.n), 0);
+    ACTOR_POST(w->reactor, k->endpoint, k->actor.id, MSG_C_CLONE, &m);
+    for (int i = 0; i < 100 && !made; i++) {
+        reactor_tick(w->reactor, 0);
+        made = service_session(w->svc, 2);
+    }
+    cr_assert_not_null(made);
+    cr_assert(made->making, "8 MB were copied in one slice");
+    cr_assert_not(k->replied);
+    return made;
+}
+
+static size_t large_ones(const struct cons *c, char letter)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < c->npkts; i++)
+        n += c->pkts[i].n > 1000 && c->pkts[i].p[500] == (uint8_t)letter;
+    return n;
+}
+
+Test(clone, R215_copied_in_slices_and_as_it_was)
+{
+    struct cons *c = cons_new(w, 1), *k = cons_new(w, 1);
+    begin_large(c, k);
+    fill(service_session(w->svc, 1), MANY, 12000, 'b'); /* overwrites some, wraps */
+    cons_bye(c);
+    cr_assert_str_eq(outcome(k), "");
+    cons_read(k);
+    cr_expect_eq(large_ones(k, 'a'), MANY);
+    cr_expect_eq(large_ones(k, 'b'), 0);
+}
+
+Test(clone, R216_a_read_before_all_is_copied_waits)
+{
+    struct cons *c = cons_new(w, 1), *k = cons_new(w, 1);
+    struct msg_request m = {0};
+    begin_large(c, k);
+    m.cookie = ++k->cookie;
+    k->read_done = false;
+    ACTOR_POST(w->reactor, k->endpoint, k->actor.id, MSG_C_READ, &m);
+    reactor_tick(w->reactor, 0);
+    cr_expect_eq(k->npkts, 0);
+    world_settle(w);
+    cr_expect(k->read_done);
+    cr_expect_eq(large_ones(k, 'a'), MANY);
+}
+
+Test(clone, R223_freed_before_it_is_copied)
+{
+    struct cons *c = cons_new(w, 1), *k = cons_new(w, 1);
+    struct session *s = begin_large(c, k);
+    session_free(s, NULL);
+    world_settle(w);
+    cr_expect(strstr(outcome(k), "freed"), "%s", outcome(k));
+    cons_bye(k);
+    cons_read(c);
+    cr_expect_eq(large_ones(c, 'a'), MANY);
+}
+
+Test(clone, R209_a_clone_of_a_clone_that_is_being_copied)
+{
+    struct cons *c = cons_new(w, 1), *k = cons_new(w, 1), *k2 = cons_new(w, 1);
+    begin_large(c, k);
+    cons_clone(k2, by_id(2), -1);
+    cr_assert_str_eq(outcome(k), "");
+    cr_assert_str_eq(outcome(k2), "");
+    cons_read(k2);
+    cr_expect_eq(large_ones(k2, 'a'), MANY);
+    cons_read(k);
+    cr_expect_eq(large_ones(k, 'a'), MANY);
 }
 
 Test(clone, R218_events_stay_in_the_source)
