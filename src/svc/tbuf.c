@@ -457,6 +457,8 @@ static enum tbuf_outcome come_back(struct tbuf *b, const struct copy *c, uint32_
         return no_memory(b);
     count_tok(b, c, (s->last_loss & TBUF_LOSS_WRITER_ABORT) != 0);
     s->last_id = c->in->chunk_id - 1;
+    s->last_payload = s->prev_payload;
+    s->prev_payload = TBUF_SEQ_UNKNOWN;
     s->last_loss = 0;
     s->state &= (uint8_t) ~(TBUF_SEQ_LAST_EVICTED | TBUF_SEQ_LAST_INCOMPLETE);
     tbuf_seq_ent(s, 0)->ref = next_ref(b, c);
@@ -483,6 +485,12 @@ static enum tbuf_outcome copy_passed(struct tbuf *b, const struct copy *c, uint3
             s->state &= (uint8_t)~TBUF_SEQ_LAST_INCOMPLETE;
             return TBUF_DUPLICATE;
         }
+    }
+    /* A chunk that was passed and so was its successor: it has no business to be larger now. */
+    if (c->in->chunk_id == s->last_id - 1 && s->prev_payload != TBUF_SEQ_UNKNOWN &&
+        c->tok.bytes > s->prev_payload) {
+        b->stats.abi_violations++;
+        return TBUF_REFUSED;
     }
     b->stats.chunks_stale++;
     return TBUF_STALE;

@@ -232,7 +232,7 @@ static enum served serve_begin(struct tbuf *b, struct tbuf_seq *s, struct tbuf_p
     if (l == LINK_BROKEN) {
         b->stats.readaheads_failed++;
         consume_chain(b, s, tbuf_seq_ent(s, chain)->id, NULL);
-        s->pending |= loss;
+        s->pending |= (uint8_t)loss;
         return SERVED_ON;
     }
     consume_chain(b, s, tbuf_seq_ent(s, chain + 1)->id, out);
@@ -458,6 +458,6 @@ void tbuf_read_refuse(struct tbuf *b, const struct tbuf_packet *packet)
     if (packet->sequence != 0 && packet->sequence <= b->seqs.top &&
         s->key == ((uint32_t)packet->producer_id << 16 | packet->writer_id)) {
         tbuf_seq_keep(&b->seqs, packet->sequence);
-        s->pending |= (uint16_t)packet->loss | TBUF_LOSS_PRESENT;
+        s->pending |= (uint8_t)(packet->loss | TBUF_LOSS_PRESENT);
     }
 }

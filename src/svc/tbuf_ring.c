@@ -73,9 +73,14 @@ void tbuf_ring_fini(struct tbuf *b)
 /* The newest passed chunk is about to be `id`: what was lost up to it can no longer be undone. */
 static void settle(struct tbuf_seq *s, uint32_t id)
 {
-    s->pending |= s->last_loss & LOSS_BITS;
-    if ((s->state & TBUF_SEQ_HAS_LAST) != 0 && id != s->last_id + 1)
+    bool has_last = (s->state & TBUF_SEQ_HAS_LAST) != 0;
+    s->pending |= (uint8_t)(s->last_loss & LOSS_BITS);
+    if (has_last && id != s->last_id + 1)
         s->pending |= TBUF_LOSS_READ_GAP;
+    if (!has_last || id != s->last_id + 1)
+        s->last_payload = s->prev_payload = TBUF_SEQ_UNKNOWN;
+    if ((s->state & TBUF_SEQ_LAST_INCOMPLETE) != 0)
+        s->last_payload = TBUF_SEQ_UNKNOWN;
     s->state &= (uint8_t) ~(TBUF_SEQ_LAST_EVICTED | TBUF_SEQ_LAST_INCOMPLETE);
     s->state |= TBUF_SEQ_HAS_LAST;
 }
@@ -98,9 +103,10 @@ static void pass_evicted(struct tbuf_seq *s, uint32_t id, uint16_t payload, uint
     if (incomplete)
         s->state |= TBUF_SEQ_LAST_INCOMPLETE;
     s->last_id = id;
+    s->prev_payload = s->last_payload;
     s->last_payload = payload;
     s->last_consumed = consumed;
-    s->last_loss = loss;
+    s->last_loss = (uint8_t)loss;
 }
 
 /* Entries of evicted chunks that came to the front become the last passed chunk, one by one. */
@@ -136,11 +142,12 @@ void tbuf_ring_retire(struct tbuf *b, struct tbuf_seq *s)
     count_out(b, r);
     count_read(b, r);
     s->last_id = r->id;
+    s->prev_payload = s->last_payload;
     s->last_payload = r->payload;
     s->last_consumed = r->payload;
-    s->last_loss = (uint16_t)(((r->flags & TBUF_REC_ABORTED) != 0 ? TBUF_LOSS_WRITER_ABORT : 0) |
-                              ((r->flags & TBUF_REC_CORRUPT) != 0 ? TBUF_LOSS_CHUNK_CORRUPTED : 0) |
-                              ((r->flags & TBUF_REC_INCOMPLETE) != 0 ? TBUF_LOSS_OVERWRITE : 0));
+    s->last_loss = (uint8_t)(((r->flags & TBUF_REC_ABORTED) != 0 ? TBUF_LOSS_WRITER_ABORT : 0) |
+                             ((r->flags & TBUF_REC_CORRUPT) != 0 ? TBUF_LOSS_CHUNK_CORRUPTED : 0) |
+                             ((r->flags & TBUF_REC_INCOMPLETE) != 0 ? TBUF_LOSS_OVERWRITE : 0));
     s->chain = 0;
     r->flags = TBUF_REC_GONE;
     r->id = 0;

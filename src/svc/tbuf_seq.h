@@ -45,7 +45,9 @@ static inline bool tbuf_ent_is_tomb(struct tbuf_ent e)
 
 /* In tbuf_seq.last_loss only, never reported: the last chunk held a piece of a packet whose begin
  * is lost, so that the next piece needs no cause of its own. */
-#define TBUF_SEQ_CHAIN_LOST 0x4000u
+#define TBUF_SEQ_CHAIN_LOST 0x01u
+
+#define TBUF_SEQ_UNKNOWN 0xFFFFu /* of the payload sizes below */
 
 #define TBUF_SEQ_INLINE 2u
 
@@ -55,8 +57,9 @@ struct tbuf_seq {
     uint32_t last_id;
     uint16_t last_payload;  /* bytes of valid fragments of the last chunk */
     uint16_t last_consumed; /* how many of them were read */
-    uint16_t last_loss;     /* loss to report when something newer is read */
-    uint16_t pending;       /* loss to report on the next packet */
+    uint16_t prev_payload;  /* bytes of valid fragments of the chunk before the last */
+    uint8_t last_loss;      /* loss to report when something newer is read */
+    uint8_t pending;        /* loss to report on the next packet */
     uint32_t chain;         /* entries behind the front known to continue its last fragment */
     uint32_t stalled;       /* number of the read walk in which it had to wait */
     uint32_t head;          /* index of the front entry; next free slot in a free one */

@@ -140,8 +140,18 @@ void model_settle(struct seq *s, uint32_t id)
     s->pending |= s->last_loss;
     if (s->has_last && id != s->last_id + 1)
         s->pending |= TBUF_LOSS_READ_GAP;
+    if (!s->has_last || id != s->last_id + 1)
+        s->passed[0].known = s->passed[1].known = false;
+    if (s->last_incomplete)
+        s->passed[0].known = false;
     s->has_last = true;
     s->last_evicted = s->last_incomplete = false;
+}
+
+void model_passed(struct seq *s, const struct chunk *c)
+{
+    s->passed[1] = s->passed[0];
+    s->passed[0] = (struct passed){true, c->id, c->len};
 }
 
 /* The front of the list is over by eviction; so are the evicted ones right behind it. */
@@ -150,6 +160,7 @@ void model_shift_evicted(struct seq *s)
     while (s->n > 0 && s->list[0]->evicted) {
         struct chunk *c = model_shift(s);
         model_settle(s, c->id);
+        model_passed(s, c);
         s->last_evicted = true;
         s->last_incomplete = c->incomplete;
         s->last_id = c->id;
@@ -388,6 +399,10 @@ static enum tbuf_outcome stale(struct model *m)
 static enum tbuf_outcome copy_last(struct model *m, struct seq *s, const struct tbuf_chunk_in *in,
                                    const struct parsed *p, unsigned flags)
 {
+    if (in->chunk_id == s->passed[1].id && s->passed[1].known && p->bytes > s->passed[1].len) {
+        m->st.abi_violations++;
+        return TBUF_REFUSED;
+    }
     if (in->chunk_id != s->last_id || !s->last_evicted)
         return stale(m);
     bool abort_known = (s->last_loss & TBUF_LOSS_WRITER_ABORT) != 0;
@@ -395,6 +410,8 @@ static enum tbuf_outcome copy_last(struct model *m, struct seq *s, const struct 
         count(m, p, abort_known);
         struct chunk *c = chunk_new(in, p, flags, s->last_consumed);
         s->last_id--;
+        s->passed[0] = s->passed[1];
+        s->passed[1].known = false;
         s->last_loss = 0;
         s->last_evicted = s->last_incomplete = false;
         list_insert(s, 0, c);

@@ -27,6 +27,10 @@ struct seq {
     /* newest chunk that is over */
     bool has_last, last_evicted, last_incomplete;
     uint32_t last_id, last_len, last_consumed;
+    struct passed {
+        bool known;
+        uint32_t id, len;
+    } passed[2]; /* the newest complete chunks that are over, newest first */
     unsigned last_loss;
     bool lost_chain;
     unsigned pending;
@@ -69,6 +73,7 @@ struct rec *model_rec_of(struct model *m, const struct chunk *c);
 struct chunk *model_shift(struct seq *s);
 void model_shift_evicted(struct seq *s);
 void model_settle(struct seq *s, uint32_t id);
+void model_passed(struct seq *s, const struct chunk *c);
 void model_drop(struct chunk *c);
 
 #endif

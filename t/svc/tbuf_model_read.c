@@ -28,6 +28,7 @@ static void finish_front(struct model *m, struct seq *s)
     m->st.chunks_read++;
     m->st.bytes_read += r->size;
     s->last_id = c->id;
+    model_passed(s, c);
     s->last_len = s->last_consumed = c->len;
     s->last_loss = (c->aborted ? TBUF_LOSS_WRITER_ABORT : 0) |
                    (c->corrupt ? TBUF_LOSS_CHUNK_CORRUPTED : 0) |
