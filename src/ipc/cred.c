@@ -14,17 +14,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include "reactor/bytes.h"
 #include "reactor/str.h"
 
 uint32_t cred_machine_id(const void *data, size_t len)
 {
-    const uint8_t *p = data;
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < len; i++) {
-        hash ^= p[i];
-        hash *= 0x100000001b3u;
-    }
-    uint32_t id = (uint32_t)hash;
+    uint32_t id = (uint32_t)bytes_hash(bytes_view(data, len));
     return id != 0 ? id : 1;
 }
 

@@ -65,6 +65,15 @@ static inline bool bytes_equal(struct bytes_view a, struct bytes_view b)
     return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
 }
 
+/* FNV-1a, 64 bits. For tables of names: whoever chooses the names can make two collide. */
+static inline uint64_t bytes_hash(struct bytes_view v)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < v.n; i++)
+        hash = (hash ^ v.p[i]) * 0x100000001b3u;
+    return hash;
+}
+
 static inline struct bytes_cur bytes_cur(struct bytes_view v)
 {
     return (struct bytes_cur){v.p, v.n != 0 ? v.p + v.n : v.p};

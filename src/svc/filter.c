@@ -21,8 +21,9 @@
 #include "svc/filter_code.h"
 #include "svc/filter_strings.h"
 
-#define MAX_DEPTH   256 /* nested messages; what is deeper does not parse */
-#define MAX_BUFFERS 128 /* service.md V11 */
+#define BATCH_WORK  (1u << 20) /* of string rules: about 5 ms, then others have a turn */
+#define MAX_DEPTH   256        /* nested messages; what is deeper does not parse */
+#define MAX_BUFFERS 128        /* service.md V11 */
 
 /* A message that is being filtered. */
 struct level {
@@ -51,6 +52,7 @@ struct filter {
     uint8_t *out;         /* borrow: where the next output goes, in the newest block */
     size_t room;          /* bytes left there */
     struct iovec part;
+    uint64_t work; /* of the string rules in this batch */
     struct filter_stats stats;
     uint64_t discarded[MAX_BUFFERS];
     struct level levels[MAX_DEPTH];
@@ -156,6 +158,7 @@ static void free_blocks(struct filter *f, struct block *keep)
 void filter_begin(struct filter *f)
 {
     struct block *keep = f->blocks;
+    f->work = 0;
     while (keep && keep->cap > BLOCK_SIZE) /* one that a large packet needed */
         keep = keep->next;
     free_blocks(f, keep);
@@ -225,7 +228,8 @@ static bool pass_len(struct pass *s, uint64_t tag, struct filter_rule rule)
         s->out = put_varint(s->out, data.n);
         if (rule.action == FILTER_STRING && data.n > 0) {
             memcpy(s->out, data.p, data.n);
-            filter_strings_apply(s->f->strings, rule.arg, (char *)s->out, data.n);
+            if (!filter_strings_apply(s->f->strings, rule.arg, (char *)s->out, data.n))
+                return false;
             s->out += data.n;
         } else {
             s->out = put_bytes(s->out, data.p, data.n);
@@ -356,7 +360,9 @@ int filter_packet(struct filter *f, const struct packet *in, struct packet *out,
     for (size_t i = 0; i < in->nparts; i++)
         p = put_bytes(p, in->parts[i].iov_base, in->parts[i].iov_len);
     size_t n = 0;
+    filter_strings_begin(f->strings);
     bool ok = filter_run(f, in->size, &n);
+    f->work += filter_strings_work(f->strings);
     if (!ok)
         n = 0;
     f->part = (struct iovec){f->out, n};
@@ -368,6 +374,11 @@ int filter_packet(struct filter *f, const struct packet *in, struct packet *out,
     if (failed != NULL)
         *failed = !ok;
     return 0;
+}
+
+bool filter_is_tired(const struct filter *f)
+{
+    return f->work > BATCH_WORK;
 }
 
 void filter_count_stats_packet(struct filter *f, size_t size)

@@ -37,9 +37,13 @@ void filter_free(struct filter *f); /* NULL allowed */
 void filter_begin(struct filter *f);
 
 /* Filters one packet (R136, R137). *out describes the result: pieces in memory of the filter, valid
- * until filter_begin, empty when everything was removed or the packet did not parse (*failed then
- * says so; it may be NULL). 0 or -ENOMEM. */
+ * until filter_begin, empty when everything was removed, or the packet did not parse or took too
+ * much work (*failed then says so; it may be NULL). 0 or -ENOMEM. */
 int filter_packet(struct filter *f, const struct packet *in, struct packet *out, bool *failed);
+
+/* True when the string rules have taken so much time since filter_begin that the batch should end.
+ */
+bool filter_is_tired(const struct filter *f);
 
 /* The trace_stats packet is counted but not filtered (R138). */
 void filter_count_stats_packet(struct filter *f, size_t size);

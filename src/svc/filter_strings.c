@@ -2,7 +2,8 @@
 /*
  * String rules. Each is a compiled pattern with a policy; for a string they are tried in order
  * until one of them ends the search. Patterns come from a consumer and texts from producers, so
- * matching is linear (svc/rex) and the text is any run of bytes.
+ * matching is linear (svc/rex), its work is limited for each packet, and the text is any run of
+ * bytes.
  */
 #include "svc/filter_strings.h"
 
@@ -19,6 +20,7 @@
 
 #define TYPES     128 /* R147: a listed semantic type must be below, a field's may not be */
 #define MAX_RULES 1024
+#define MAX_BYTES (16u << 20) /* of the patterns, compiled */
 
 /* TraceConfig.TraceFilter.StringFilterPolicy (R148). */
 enum policy {
@@ -42,6 +44,8 @@ struct rule {
 struct filter_strings {
     struct rule *rules; /* own */
     size_t n, cap;
+    size_t bytes;  /* of all patterns that were loaded */
+    uint64_t left; /* work that the packet at hand may still take */
 };
 
 int filter_strings_new(struct filter_strings **out)
@@ -185,6 +189,21 @@ static int place(struct filter_strings *s, struct rule *r)
     return 0;
 }
 
+/* The pattern counts for what all of them may be. */
+static int take_pattern(struct filter_strings *s, struct rex *rex, char *why, size_t whylen)
+{
+    s->bytes += rex_memory(rex);
+    if (s->bytes > MAX_BYTES) {
+        snprintf(why, whylen,
+                 "the patterns of trace_filter take more than %u MB together; use fewer groups and "
+                 "counts",
+                 MAX_BYTES >> 20);
+        return ERR_BAD_CONFIG;
+    }
+    rex_draw_on(rex, &s->left);
+    return 0;
+}
+
 static int load_rule(struct filter_strings *s, struct bytes_view msg, char *why, size_t whylen)
 {
     struct said said;
@@ -200,7 +219,9 @@ static int load_rule(struct filter_strings *s, struct bytes_view msg, char *why,
     int rc = rule_new(&said, &r, why, whylen);
     if (rc != 0)
         return rc;
-    rc = place(s, &r);
+    rc = take_pattern(s, r.rex, why, whylen);
+    if (rc == 0)
+        rc = place(s, &r);
     if (rc != 0)
         rule_fini(&r);
     return rc;
@@ -283,13 +304,24 @@ static bool apply_rule(const struct rule *r, char *text, size_t n)
     return true;
 }
 
-void filter_strings_apply(struct filter_strings *s, uint32_t semantic_type, char *text, size_t n)
+void filter_strings_begin(struct filter_strings *s)
 {
-    for (size_t i = 0; i < s->n; i++) {
+    s->left = FILTER_STRINGS_WORK;
+}
+
+uint64_t filter_strings_work(const struct filter_strings *s)
+{
+    return FILTER_STRINGS_WORK - s->left;
+}
+
+bool filter_strings_apply(struct filter_strings *s, uint32_t semantic_type, char *text, size_t n)
+{
+    for (size_t i = 0; i < s->n && s->left > 0; i++) {
         const struct rule *r = &s->rules[i];
         bool meant =
             semantic_type >= TYPES || (r->types[semantic_type / 64] >> semantic_type % 64 & 1) != 0;
         if (meant && apply_rule(r, text, n))
-            return;
+            break;
     }
+    return s->left > 0;
 }

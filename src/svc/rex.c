@@ -2,9 +2,10 @@
 /*
  * Regular expressions: a recursive descent compiler into a small instruction set, and a matcher
  * that steps all alternatives in parallel, in order of preference, so that no pattern can make it
- * take more than (instructions x text length) steps. Owned by whoever compiled it: a session's
- * filter or a list of name patterns. The scratch memory of the matcher belongs to the compiled
- * pattern, so a match allocates nothing; one pattern must not be used by two matches at once.
+ * take more than (instructions x text length) steps, and those are counted against a limit. Owned
+ * by whoever compiled it: a session's filter or a list of name patterns. The scratch memory of the
+ * matcher belongs to the compiled pattern, so a match allocates nothing; one pattern must not be
+ * used by two matches at once.
  *
  * Invariant: a program never exceeds REX_MAX_STEPS, and repetition counts are expanded against that
  * same limit while compiling, so neither memory nor stack depth depends on numbers in the pattern.
@@ -62,6 +63,8 @@ struct rex {
     uint32_t generation;
     struct rex_threads now, next;
     uint32_t *best; /* own, ncaps */
+    uint64_t work;  /* instructions of this match */
+    uint64_t *left; /* borrow: what all matches may take; NULL: REX_MAX_WORK each */
 };
 
 struct parser {
@@ -525,6 +528,17 @@ void rex_free(struct rex *r)
     free(r);
 }
 
+size_t rex_memory(const struct rex *r)
+{
+    size_t thread = sizeof(*r->now.pc) + sizeof(*r->now.stamp) + r->ncaps * sizeof(*r->now.caps);
+    return sizeof(*r) + r->n * (sizeof(*r->prog) + 2 * thread) + r->nsets * sizeof(*r->sets);
+}
+
+void rex_draw_on(struct rex *r, uint64_t *left)
+{
+    r->left = left;
+}
+
 unsigned rex_groups(const struct rex *r)
 {
     return r->groups;
@@ -564,6 +578,7 @@ static void add_thread(struct rex *r, struct rex_threads *t, unsigned pc, uint32
 {
     while (t->stamp[pc] != r->generation) {
         t->stamp[pc] = r->generation;
+        r->work++;
         const struct rex_step *s = &r->prog[pc];
         switch (s->op) {
         case OP_JUMP:
@@ -618,12 +633,23 @@ static void next_generation(struct rex *r)
     }
 }
 
+/* False, and nothing left, when the match has taken more than it may. */
+static bool may_go_on(struct rex *r)
+{
+    if (r->work <= (r->left ? *r->left : REX_MAX_WORK))
+        return true;
+    if (r->left)
+        *r->left = 0;
+    return false;
+}
+
 static bool run(struct rex *r, const char *text, size_t len, size_t from, bool whole,
                 struct rex_span *spans)
 {
     if (len >= REX_NONE)
         return false;
     bool found = false;
+    r->work = 0;
     uint32_t fresh[2 * (REX_MAX_GROUPS + 1)];
     memset(fresh, 0xff, sizeof(fresh));
     r->now.n = 0;
@@ -637,6 +663,8 @@ static bool run(struct rex *r, const char *text, size_t len, size_t from, bool w
         }
         if (!r->now.n)
             break;
+        if (!may_go_on(r))
+            return false;
         c.at = i + 1;
         r->next.n = 0;
         next_generation(r);
@@ -661,6 +689,8 @@ static bool run(struct rex *r, const char *text, size_t len, size_t from, bool w
         if (i == len)
             break;
     }
+    if (r->left)
+        *r->left -= r->work < *r->left ? r->work : *r->left;
     for (unsigned g = 0; found && spans && g <= r->groups; g++) {
         bool in = r->best[2 * g] != REX_NONE && r->best[2 * g + 1] != REX_NONE;
         spans[g].begin = in ? r->best[2 * g] : REX_NONE;

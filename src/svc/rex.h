@@ -19,6 +19,9 @@
 #define REX_MAX_STEPS  4096 /* instructions of one compiled pattern */
 #define REX_MAX_GROUPS 31   /* capturing groups of one pattern */
 
+/* Linear is not short when both are long: instructions that one match may take in all. */
+#define REX_MAX_WORK (1u << 20)
+
 #define REX_NONE UINT32_MAX /* offset of a group that took no part in the match */
 
 struct rex;
@@ -34,11 +37,19 @@ struct rex_span {
 int rex_new(const char *pattern, size_t len, struct rex **out);
 void rex_free(struct rex *r); /* NULL allowed */
 
+/* Bytes that a compiled pattern takes. */
+size_t rex_memory(const struct rex *r);
+
+/* From now on all matches of r draw on *left instead of REX_MAX_WORK each. Borrowed for as long as
+ * r lives. One that wants more than is left fails and leaves 0. */
+void rex_draw_on(struct rex *r, uint64_t *left);
+
 /* Number of capturing groups; spans of the two calls below have one more entry, entry 0 being the
  * whole match. */
 unsigned rex_groups(const struct rex *r);
 
-/* True when the whole text matches. spans may be NULL; it is written on success only. */
+/* True when the whole text matches, false also when that took too much work. spans may be NULL; it
+ * is written on success only. */
 bool rex_match(struct rex *r, const char *text, size_t len, struct rex_span *spans);
 
 /* Leftmost match that begins at offset `from` or later. */

@@ -40,7 +40,7 @@ struct service_counters {
 struct service_cooldown {
     struct list node;
     uint64_t boot_s;
-    struct msg_body name;
+    uint64_t name_hash;
 };
 
 /* An activation of a trigger name in the last 24 hours (R176). */
@@ -101,6 +101,7 @@ struct service {
     struct list drain_queue; /* struct producer.drain_node: who has work, in turn */
 
     struct list cooldowns; /* struct service_cooldown, oldest first */
+    uint32_t ncooldowns;
     uint32_t nactivations;
     struct idmap activation_counts; /* hash of a name -> how many of them, as a pointer */
     struct list activations;        /* struct service_activation, oldest first */

@@ -16,7 +16,9 @@
 #include "svc/service_int.h"
 #include "svc/session_int.h"
 
-#define COOLDOWN_S 300 /* V18 */
+#define COOLDOWN_S     300  /* V18 */
+#define MAX_COOLDOWNS  1024 /* guarded names remembered by the service; the oldest go */
+#define MAX_SEMAPHORES 256  /* of one config: each is looked for in every other session */
 
 struct refusal {
     char *why;
@@ -93,6 +95,9 @@ static bool is_active(const struct session *s)
 
 static int check_semaphores(struct service *svc, const struct tracecfg *cfg, struct refusal *r)
 {
+    if (cfg->nsemaphores > MAX_SEMAPHORES)
+        return refuse(r, ERR_BAD_CONFIG, "%zu session semaphores; a session may have %d",
+                      cfg->nsemaphores, MAX_SEMAPHORES);
     for (size_t i = 0; i < cfg->nsemaphores; i++) { /* R18 */
         const struct tracecfg_semaphore *mine = &cfg->semaphores[i];
         uint64_t others = 0, allowed = mine->max_other_session_count;
@@ -116,10 +121,10 @@ static int check_semaphores(struct service *svc, const struct tracecfg *cfg, str
     return 0;
 }
 
-static void cooldown_free(struct service_cooldown *c)
+static void cooldown_free(struct service *svc, struct service_cooldown *c)
 {
     list_remove(&c->node);
-    free(c->name.p);
+    svc->ncooldowns--;
     free(c);
 }
 
@@ -128,26 +133,25 @@ static int check_cooldown(struct service *svc, const struct tracecfg *cfg, struc
 {
     if (!cfg->extra_guardrails)
         return 0;
-    uint64_t now = chrono_boot_ns() / CHRONO_SEC;
+    uint64_t now = chrono_boot_ns() / CHRONO_SEC, hash = bytes_hash(cfg->unique_session_name);
     list_for_each_safe (it, tmp, &svc->cooldowns) {
         struct service_cooldown *c = list_entry(it, struct service_cooldown, node);
         if (now - c->boot_s > COOLDOWN_S)
-            cooldown_free(c);
-        else if (bytes_equal(msg_body_view(&c->name), cfg->unique_session_name))
+            cooldown_free(svc, c);
+        else if (c->name_hash == hash)
             return refuse(
                 r, ERR_QUOTA,
                 "a guarded session named \"%.*s\" started %llu s ago; wait until %d s have "
                 "passed",
                 NAME(cfg->unique_session_name), (unsigned long long)(now - c->boot_s), COOLDOWN_S);
     }
+    if (svc->ncooldowns == MAX_COOLDOWNS) /* refused requests leave an entry, too */
+        cooldown_free(svc, list_first(&svc->cooldowns, struct service_cooldown, node));
     struct service_cooldown *c = alloc_new(struct service_cooldown);
-    int err = msg_body_copy(&c->name, cfg->unique_session_name.p, cfg->unique_session_name.n);
-    if (err) {
-        free(c);
-        return err;
-    }
     c->boot_s = now;
+    c->name_hash = hash;
     list_push_back(&svc->cooldowns, &c->node);
+    svc->ncooldowns++;
     return 0;
 }
 
@@ -187,5 +191,5 @@ int session_admit(struct service *svc, uid_t uid, const struct tracecfg *cfg, ch
 void session_admit_forget(struct service *svc)
 {
     while (!list_empty(&svc->cooldowns))
-        cooldown_free(list_first(&svc->cooldowns, struct service_cooldown, node));
+        cooldown_free(svc, list_first(&svc->cooldowns, struct service_cooldown, node));
 }

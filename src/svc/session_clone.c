@@ -180,6 +180,8 @@ static void move_triggers(struct session *to, struct session *from)
     list_splice(&to->triggers, &from->triggers);
     to->ntriggers = from->ntriggers;
     from->ntriggers = 0;
+    to->trigger_texts = from->trigger_texts;
+    from->trigger_texts = 0;
     list_for_each (it, &to->triggers)
         list_entry(it, struct session_trigger, node)->emitted = false;
 }

@@ -18,17 +18,10 @@
 #define WINDOW_NS      (86400 * CHRONO_SEC) /* R176 */
 #define MAX_HISTORY    65536                /* activations remembered by the service */
 #define MAX_RECEIVED   4096                 /* triggers remembered by a session */
+#define MAX_TEXTS      (4u << 20)           /* bytes of their names */
 #define MAX_CLONE_HITS 256                  /* clone_trigger_hit events that wait for their delay */
 
 /* ---- history (R176) ---- */
-
-static uint64_t hash(struct bytes_view name) /* FNV-1a */
-{
-    uint64_t h = 0xcbf29ce484222325;
-    for (size_t i = 0; i < name.n; i++)
-        h = (h ^ name.p[i]) * 0x100000001b3;
-    return h;
-}
 
 /* Activations of one name that are remembered; the map holds the number itself. */
 static uint32_t count_of(const struct service *svc, uint64_t name_hash)
@@ -89,14 +82,30 @@ static void trigger_free(struct session_trigger *t)
     free(t);
 }
 
+/* The names of a trigger belong to a consumer and a producer, and may be long. */
+static size_t texts_of(const struct session_trigger *t)
+{
+    return t->name.n + t->producer.n;
+}
+
+/* Forgets the oldest until another one with so many bytes of names may be remembered. */
+static void make_room(struct session *s, size_t texts)
+{
+    while (s->ntriggers > 0 &&
+           (s->ntriggers == MAX_RECEIVED || s->trigger_texts + texts > MAX_TEXTS)) {
+        struct session_trigger *t =
+            list_entry(list_pop_front(&s->triggers), struct session_trigger, node);
+        s->trigger_texts -= texts_of(t);
+        s->ntriggers--;
+        trigger_free(t);
+    }
+}
+
 static void record(struct session *s, const struct producer *p, const struct tracecfg_trigger *cfg,
                    uint64_t now)
 {
     struct session_trigger *t = alloc_new(struct session_trigger);
-    if (s->ntriggers == MAX_RECEIVED) {
-        trigger_free(list_entry(list_pop_front(&s->triggers), struct session_trigger, node));
-        s->ntriggers--;
-    }
+    make_room(s, cfg->name.n + p->name_len);
     if (msg_body_copy(&t->name, cfg->name.p, cfg->name.n) ||
         msg_body_copy(&t->producer, p->name, p->name_len)) {
         trigger_free(t);
@@ -107,6 +116,7 @@ static void record(struct session *s, const struct producer *p, const struct tra
     t->delay_ms = cfg->stop_delay_ms;
     list_push_back(&s->triggers, &t->node);
     s->ntriggers++;
+    s->trigger_texts += texts_of(t);
     session_event_snapshot(s);
 }
 
@@ -214,7 +224,7 @@ static bool sender_matches(const struct tracecfg_trigger *t, const struct produc
 
 void session_trigger_activate(struct service *svc, struct producer *p, struct bytes_view name)
 {
-    uint64_t now = chrono_boot_ns(), name_hash = hash(name);
+    uint64_t now = chrono_boot_ns(), name_hash = bytes_hash(name);
     uint32_t earlier = count_activations(svc, name_hash, now);
     bool hit = false;
     list_for_each_safe (it, tmp, &svc->sessions) {
@@ -285,4 +295,5 @@ void session_trigger_free_all(struct session *s)
         trigger_free(s->clone_trigger);
     s->clone_trigger = NULL;
     s->ntriggers = 0;
+    s->trigger_texts = 0;
 }

@@ -164,6 +164,7 @@ struct session {
     /* svc/session_trigger */
     struct list triggers; /* struct session_trigger, in order of arrival */
     uint32_t ntriggers;
+    size_t trigger_texts; /* bytes of the names in them */
     bool triggered; /* one was received, ever (R102) */
     struct deadline trigger_timeout, trigger_stop;
     struct list trigger_clones; /* clone_trigger_hit events to come */

@@ -21,6 +21,9 @@
 #include "reactor/err.h"
 #include "svc/rex.h"
 
+#define CHANGED_MAX  (1u << 20)  /* a config whose entries took the filters of another */
+#define PATTERNS_MAX (16u << 20) /* its patterns, compiled */
+
 /* ---- helpers ---- */
 
 /* Room for element n of an array: capacities double, so the count alone tells when to grow. NULL,
@@ -458,11 +461,18 @@ static int config_field(void *into, const struct bytes_field *f)
 
 /* ---- what follows from the fields ---- */
 
-/* Compiles one pattern; an invalid one is left NULL (tracecfg_check names it). */
-static int compile(struct bytes_view pattern, struct rex **out)
+/* Compiles one pattern; an invalid one, or one too many, is left NULL (tracecfg_check names it). */
+static int compile(struct tracecfg *c, struct bytes_view pattern, struct rex **out)
 {
     int err = rex_new((const char *)pattern.p, pattern.n, out);
-    return err == -ENOMEM ? err : 0;
+    if (err)
+        return err == -ENOMEM ? err : 0;
+    c->pattern_bytes += rex_memory(*out);
+    if (c->pattern_bytes > PATTERNS_MAX) {
+        rex_free(*out);
+        *out = NULL;
+    }
+    return 0;
 }
 
 static int buffer_index(const struct tracecfg *c, struct bytes_view name)
@@ -531,14 +541,14 @@ static int resolve(struct tracecfg *c)
         if (!s->regexes)
             return -ENOMEM;
         for (size_t k = 0; k < s->producer_regexes.n; k++) {
-            int err = compile(s->producer_regexes.v[k], &s->regexes[k]);
+            int err = compile(c, s->producer_regexes.v[k], &s->regexes[k]);
             if (err)
                 return err;
         }
     }
     for (size_t i = 0; i < c->ntriggers; i++) {
         struct tracecfg_trigger *t = &c->triggers[i];
-        int err = t->producer_regex.n ? compile(t->producer_regex, &t->regex) : 0;
+        int err = t->producer_regex.n ? compile(c, t->producer_regex, &t->regex) : 0;
         if (err)
             return err;
     }
@@ -673,11 +683,12 @@ static void put_changed_source(struct bytesbuf *b, const struct bytes_field *ent
 
 int tracecfg_change(const struct tracecfg *c, const struct tracecfg *from, struct tracecfg **out)
 {
-    /* Every entry may take the filters of the same other entry: bounded all the same. */
+    /* Every entry may take the filters of the same other entry, and again at the next change: the
+     * bound is on what comes out. */
     struct bytesbuf b;
     struct bytes_field f;
     size_t at = 0;
-    bytesbuf_init(&b, (c->raw_len + 1) * 64 + from->raw_len);
+    bytesbuf_init(&b, CHANGED_MAX);
     for (struct bytes_cur cur = bytes_cur(tracecfg_view(c)); bytes_next(&cur, &f);) {
         const struct tracecfg_source *filters = NULL;
         if (f.id == PBF_TraceConfig_data_sources && f.type == BYTES_LEN) {

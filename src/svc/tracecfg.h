@@ -86,6 +86,8 @@ struct tracecfg {
     struct tracecfg_semaphore *semaphores;
     size_t nbuffers, nsources, nproducers, ntriggers, nsemaphores;
 
+    size_t pattern_bytes; /* all regexes, compiled; too many are left out */
+
     struct bytes_view unique_session_name, bugreport_filename, output_path;
     struct bytes_view trace_filter; /* encoded TraceFilter */
     bool has_trace_filter;

@@ -191,7 +191,7 @@ static bool check_patterns(const struct tracecfg *c, struct refusal *r) /* R67 *
                 return refuse(
                     r,
                     "producer_name_regex_filter \"%.*s\" of data source \"%.*s\" is not a "
-                    "valid pattern",
+                    "valid pattern, or all patterns are too much together",
                     NAME(s->producer_regexes.v[k]), NAME(s->name));
         }
     }
@@ -199,7 +199,8 @@ static bool check_patterns(const struct tracecfg *c, struct refusal *r) /* R67 *
         const struct tracecfg_trigger *t = &c->triggers[i];
         if (t->producer_regex.n && !t->regex)
             return refuse(r,
-                          "producer_name_regex \"%.*s\" of trigger \"%.*s\" is not a valid pattern",
+                          "producer_name_regex \"%.*s\" of trigger \"%.*s\" is not a valid "
+                          "pattern, or all patterns are too much together",
                           NAME(t->producer_regex), NAME(t->name));
     }
     return true;

@@ -2,11 +2,13 @@
 /* svc/session_admit and the refusals V14 to V25 of EnableTracing: sessions beside sessions. */
 #include <criterion/criterion.h>
 
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "protos/fieldnum.h"
 #include "reactor/charge.h"
+#include "svc/service_int.h"
 #include "t/svc/world.h"
 
 static struct world *w;
@@ -173,6 +175,38 @@ Test(admit, V18_T2_cooldown)
     cons_ask(a, MSG_C_FREE);
     world_advance_ms(w, 301 * 1000);
     cr_expect(cons_enable(a, named("foo", true)));
+}
+
+/* Every guarded request leaves its name behind for 300 s, refused ones too: without a bound a
+ * consumer filled the memory with them. */
+Test(admit, a_flood_of_guarded_names_is_bounded)
+{
+    struct cons *a = cons_new(w, 1);
+    char name[16];
+    for (int i = 0; i < 3000; i++) {
+        snprintf(name, sizeof(name), "%d", i);
+        cr_assert(cons_enable(a, named(name, true)));
+        cons_ask(a, MSG_C_FREE);
+    }
+    cr_expect_eq(list_count(&w->svc->cooldowns), 1024);
+    cr_expect(refused(a, named("2999", true), "300"), "the youngest are remembered");
+    cr_expect(refused(a, named("1976", true), "300"));
+}
+
+/* Semaphores are looked for in every other session: thousands against thousands took seconds. */
+Test(admit, semaphores_have_a_limit)
+{
+    struct cons *a = cons_new(w, 1);
+    char name[16];
+    plain();
+    for (int i = 0; i < 256; i++) {
+        snprintf(name, sizeof(name), "%d", i);
+        semaphore(name, 3);
+    }
+    cr_assert(cons_enable(a, &w->cfg));
+    cons_ask(a, MSG_C_FREE);
+    semaphore("one too many", 3);
+    cr_expect(refused(a, &w->cfg, "256"));
 }
 
 Test(admit, V19_T6_per_uid)

@@ -411,3 +411,56 @@ Test(filter, R151_strings_of_any_bytes)
     cr_expect(run(B(0x1A, 0x00), 0));
     expect_out(B(0x1A, 0x00));
 }
+
+/* Linear time is long when a pattern is large and a string long: a producer and a consumer together
+ * could hold the service for minutes with one packet. */
+Test(filter, work_on_strings_is_limited, .timeout = 5)
+{
+    static uint8_t packet[60000];
+    struct bytesbuf b;
+    memset(packet, 'a', sizeof(packet));
+    RULES({5, "(a|ab|abc|abcd|a.*b){1,100}c", NULL, NULL, -1},
+          {1, "(a*)*(a|aa)+(a?){1000}b", NULL, NULL, -1});
+    bytesbuf_init(&b, 1u << 20);
+    bytesbuf_pb_bytes(&b, 3, packet, 40);
+    cr_expect(run(b.p, b.n, 0), "a short one is done");
+    cr_expect_eq(out.size, b.n);
+    cr_expect_not(filter_is_tired(f));
+    bytesbuf_clear(&b);
+    bytesbuf_pb_bytes(&b, 3, packet, sizeof(packet));
+    cr_expect_not(run(b.p, b.n, 0), "a long one does not pass");
+    cr_expect_eq(out.size, 0);
+    cr_expect(filter_is_tired(f));
+    filter_begin(f);
+    cr_expect_not(filter_is_tired(f));
+    bytesbuf_fini(&b);
+}
+
+/* POLICY_ATRACE_SEARCH goes on behind each match; where each looks at all the rest, that is
+ * quadratic. */
+Test(filter, searching_on_is_limited, .timeout = 5)
+{
+    static char text[60000];
+    struct bytesbuf b;
+    memset(text, 'a', sizeof(text));
+    memcpy(text, "B|1|", 4);
+    RULES({5, "a.*b|(a)", NULL, NULL, -1});
+    bytesbuf_init(&b, 1u << 20);
+    bytesbuf_pb_bytes(&b, 3, text, sizeof(text));
+    cr_expect_not(run(b.p, b.n, 0));
+    cr_expect_eq(out.size, 0);
+    bytesbuf_fini(&b);
+}
+
+Test(filter, patterns_have_a_limit_together)
+{
+    static struct rule rules[24];
+    for (size_t i = 0; i < 24; i++)
+        rules[i] =
+            (struct rule){1, "((((((((((((((((((((((((((((((a))))))))))))))))))))))))))))))b{4000}",
+                          NULL, NULL, -1};
+    cr_expect_eq(build_rules(rules, 4), 0, "%s", why);
+    bytesbuf_clear(&config);
+    cr_expect_eq(build_rules(rules, 24), ERR_BAD_CONFIG);
+    cr_expect(strstr(why, "16 MB"), "%s", why);
+}

@@ -156,3 +156,23 @@ Test(rex, time_is_linear, .timeout = 5)
     cr_expect_not(rex_match(r, text, 30000, NULL));
     rex_free(r);
 }
+
+/* A name of the length that a producer may have, against the largest pattern: the answer is no
+ * before it takes long. */
+Test(rex, work_is_limited)
+{
+    static char text[30000];
+    uint64_t left = 9000;
+    memset(text, 'a', sizeof(text));
+    struct rex *r = compile("(a|aa|aaa|aaaa)*a{0,1000}");
+    cr_expect(rex_match(r, text, 50, NULL));
+    cr_expect_not(rex_match(r, text, sizeof(text), NULL), "it matches, but not in time");
+    rex_draw_on(r, &left);
+    cr_expect(rex_match(r, text, 1, NULL));
+    cr_expect(left > 0 && left < 9000, "%llu", (unsigned long long)left);
+    cr_expect_not(rex_match(r, text, 50, NULL));
+    cr_expect_eq(left, 0);
+    cr_expect_not(rex_match(r, text, 1, NULL));
+    cr_expect_gt(rex_memory(r), 1000 * 8);
+    rex_free(r);
+}

@@ -3,6 +3,7 @@
  * forwarded. */
 #include <criterion/criterion.h>
 
+#include <errno.h>
 #include <string.h>
 
 #include "protos/fieldnum.h"
@@ -304,6 +305,52 @@ Test(tracecfg, R194_only_filters_change)
     tracecfg_free(a);
     tracecfg_free(b);
     tracecfg_free(c);
+}
+
+/* The filters of one entry may be asked for by thousands: what came out of a change was bounded by
+ * 64 times what went in, at this change and again at the next. */
+Test(tracecfg, changes_do_not_grow_without_bound)
+{
+    struct tracecfg *a, *b, *c, *d;
+    static char pattern[2001];
+    memset(pattern, 'p', 2000);
+    for (int i = 0; i < 1000; i++)
+        filtered_source("x", NULL, NULL);
+    cr_assert_eq(tracecfg_new(bytesbuf_view(&cfg), &a), 0);
+    bytesbuf_clear(&cfg);
+    filtered_source("x", pattern + 1500, NULL);
+    cr_assert_eq(tracecfg_new(bytesbuf_view(&cfg), &b), 0);
+    cr_assert_eq(tracecfg_change(a, b, &c), 0, "half a megabyte");
+    tracecfg_free(b);
+    bytesbuf_clear(&cfg);
+    filtered_source("x", pattern, NULL);
+    cr_assert_eq(tracecfg_new(bytesbuf_view(&cfg), &b), 0);
+    cr_expect_eq(tracecfg_change(c, b, &d), -ENOMEM, "two");
+    tracecfg_free(a);
+    tracecfg_free(b);
+    tracecfg_free(c);
+    bytesbuf_clear(&cfg);
+}
+
+/* A pattern of seventy bytes may take two megabytes: thousands of them fitted a config. */
+Test(tracecfg, patterns_have_a_limit_together)
+{
+    struct tracecfg *c;
+    char why[TRACECFG_WHY_MAX];
+    const char *big = "((((((((((((((((((((((((((((((a))))))))))))))))))))))))))))))b{4000}";
+    cfg_buffer(&cfg, 4);
+    for (int i = 0; i < 4; i++)
+        filtered_source("x", NULL, big);
+    cr_assert_eq(tracecfg_new(bytesbuf_view(&cfg), &c), 0);
+    cr_expect(tracecfg_check(c, why, sizeof(why)), "%s", why);
+    tracecfg_free(c);
+    for (int i = 0; i < 20; i++)
+        filtered_source("x", NULL, big);
+    cr_assert_eq(tracecfg_new(bytesbuf_view(&cfg), &c), 0);
+    cr_expect_not(tracecfg_check(c, why, sizeof(why)));
+    cr_expect(strstr(why, "too much together"), "%s", why);
+    tracecfg_free(c);
+    bytesbuf_clear(&cfg);
 }
 
 Test(tracecfg, R66_3_machines)

@@ -274,6 +274,23 @@ Test(trigger, a_flood_of_triggers_is_bounded)
     cr_expect_eq(cons_count(c, PBF_TracePacket_trigger), 4096);
 }
 
+/* 4096 triggers may be remembered, whose names could be as long as a config or an introduction
+ * allows: half a gigabyte in one session that nobody reads. */
+Test(trigger, long_names_count_for_what_is_remembered)
+{
+    static char name[30001];
+    memset(name, 'p', 30000);
+    struct prod *p = prod_new(w, name, 7);
+    struct cons *c = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    cons_enable(c, one(STOP, 600000, "t", 100000));
+    for (int i = 0; i < 300; i++)
+        prod_trigger(p, "t");
+    world_advance_ms(w, 100001);
+    cons_read(c);
+    cr_expect_eq(cons_count(c, PBF_TracePacket_trigger), (4u << 20) / 30001);
+}
+
 Test(trigger, a_request_with_many_names_is_worked_off_in_slices)
 {
     struct prod *p = prod_new(w, "p", 7), *q = prod_new(w, "q", 7);
