@@ -733,3 +733,48 @@ Test(arbiter, writer_without_an_arbiter)
     cr_assert_eq(writer_written(w), 0);
     writer_free(w);
 }
+
+/* Each reply ends the flushes of its own request only. */
+Test(arbiter, R79_acknowledgements_are_told_apart)
+{
+    struct fake f;
+    int first = 0;
+    int second = 0;
+    fake_init(&f, 65536, 4096, (struct arbiter_cfg){.batch_ms = 1000});
+    f.hold = true;
+    arbiter_flush(f.arb, note, &first);
+    arbiter_flush(f.arb, note, &second);
+    cr_assert_eq(f.request_count, 2);
+    cr_assert_neq(f.requests[0].cookie, f.requests[1].cookie);
+    arbiter_acked(f.arb, f.requests[1].cookie, true);
+    cr_assert_eq(first, 0);
+    cr_assert_eq(second, 1);
+    arbiter_acked(f.arb, 9999, true); /* nobody's */
+    arbiter_acked(f.arb, f.requests[0].cookie, false);
+    cr_assert_eq(first, 100);
+    f.applied = f.request_count;
+    fake_fini(&f);
+}
+
+Test(arbiter, R62_search_goes_round)
+{
+    struct fake f;
+    struct arbiter_client c;
+    struct page_chunk at;
+    struct patch_list none;
+    fake_init(&f, 4 * 4096, 4096, (struct arbiter_cfg){.batch_ms = 0});
+    patch_init(&none);
+    cr_assert(arbiter_attach(f.arb, &c, 1));
+    for (uint32_t i = 0; i < 10; i++) {
+        struct page_chunk held;
+        cr_assert(get(&f, &c, 2 * i, &held));
+        cr_assert(get(&f, &c, 2 * i + 1, &at));
+        cr_assert_eq(held.page, i % 4, "the search starts where the last one ended");
+        cr_assert_eq(at.page, (i + 1) % 4);
+        arbiter_put_chunk(f.arb, &c, &held, &none);
+        arbiter_put_chunk(f.arb, &c, &at, &none);
+        fake_run(&f);
+    }
+    arbiter_detach(f.arb, &c);
+    fake_fini(&f);
+}
