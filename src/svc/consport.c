@@ -214,7 +214,8 @@ static void say_bye(struct consconn *c)
 static void reap(struct actor *a)
 {
     struct consconn *c = list_entry(a, struct consconn, actor);
-    struct rpc_conn *conn = socket_of(c);
+    /* When the connection left first, its host may be gone by now too. */
+    struct rpc_conn *conn = c->left ? NULL : socket_of(c);
     say_bye(c);
     if (conn) { /* its mailbox was full */
         rpc_conn_set_user(conn, c->port->id, NULL);

@@ -212,7 +212,8 @@ static void say_bye(struct prodconn *c)
 static void reap(struct actor *a)
 {
     struct prodconn *c = list_entry(a, struct prodconn, actor);
-    struct rpc_conn *conn = rpc_host_find(c->port->host, c->conn);
+    /* When the connection left first, its host may be gone by now too. */
+    struct rpc_conn *conn = c->left ? NULL : rpc_host_find(c->port->host, c->conn);
     say_bye(c);
     if (conn) { /* its mailbox was full, or it was refused, and another may have its place by now */
         if (rpc_conn_user(conn, c->port->id) == c)

@@ -451,6 +451,7 @@ def _():
             cs = [w.consumer() for _ in range(n + 1)]
             for c in cs:
                 c.enable(peer.config())
+                c.ask("QueryCapabilities")  # one after the other
             tap.expect("limit" in cs[n].error(), f"error: {cs[n].error()!r}")
             cs[0].stop()
             cs[0].ask("FreeBuffers")
