@@ -320,9 +320,11 @@ static int reserve_out(struct filter *f, size_t n)
     return 0;
 }
 
-/* Room for a packet of n bytes in one piece, and for its output, which is never longer. */
+/* Room for a packet of n bytes in one piece, and for its output, which is never longer. An empty
+ * packet gets a byte of room too, so that pointers into it are pointers. */
 static int reserve(struct filter *f, size_t n)
 {
+    n += n == 0;
     if (n > f->cap) {
         size_t cap = f->cap == 0 ? 4096 : f->cap;
         while (cap < n)

@@ -492,6 +492,8 @@ static void threads_fini(struct rex_threads *t)
 
 int rex_new(const char *pattern, size_t len, struct rex **out)
 {
+    if (len == 0)
+        pattern = ""; /* NULL + 0 is not allowed */
     struct rex *r = alloc_new(struct rex);
     struct parser ps = {.r = r, .p = pattern, .end = pattern + len};
     r->prog = alloc_array(REX_MAX_STEPS, sizeof(*r->prog));
