@@ -478,9 +478,12 @@ static void print_summary(struct inspect *in, const char *path, const struct tra
     print_seqs(in);
     losses_buffers(in->losses, stdout);
     puts("\nlosses:");
+    if (in->damages > 0)
+        printf("  the file is damaged in %" PRIu64 " place%s, see above\n", in->damages,
+               in->damages == 1 ? "" : "s");
     if (t->packets == 0)
         puts("  the trace is empty");
-    else if (losses_count(in->losses) == 0)
+    else if (losses_count(in->losses) == 0 && in->damages == 0)
         puts(losses_has_stats(in->losses) ? "  none" : "  none known; the trace has no statistics");
     losses_report(in->losses, stdout, "  ");
 }
@@ -534,7 +537,7 @@ static int finish(struct inspect *in, const char *path, const struct tracerd_tot
 
     if (rc != 0)
         fprintf(stderr, "perfetto: could not read %s (errno: %d, %s)\n", path, -rc, strerror(-rc));
-    if (t->packets == 0 && in->damages > 0 && in->format != CMDLINE_CHECK) {
+    if (t->packets + t->compressed == 0 && in->damages > 0 && in->format != CMDLINE_CHECK) {
         fprintf(stderr, "perfetto: %s is no trace: it does not begin with a trace packet\n", path);
         return 1;
     }

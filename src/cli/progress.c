@@ -21,7 +21,7 @@ void progress_init(struct progress *p)
     memset(p, 0, sizeof(*p));
 }
 
-void progress_begin(struct progress *p, uint64_t duration_ms, uint64_t buffer_kb)
+void progress_begin(struct progress *p, uint64_t duration_ms, uint64_t buffer_kb, bool streams)
 {
     const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM");
 
@@ -31,6 +31,7 @@ void progress_begin(struct progress *p, uint64_t duration_ms, uint64_t buffer_kb
     p->start_ns = chrono_mono_ns();
     p->duration_ms = duration_ms;
     p->buffer_bytes = buffer_kb * 1024;
+    p->streams = streams;
 }
 
 static void buffer_stats(struct progress *p, struct bytes_view msg)
@@ -53,9 +54,11 @@ static void buffer_stats(struct progress *p, struct bytes_view msg)
         case PBF_TraceStats_BufferStats_bytes_read:
             read = f.num;
             break;
+        case PBF_TraceStats_BufferStats_chunks_overwritten:
+            p->overwritten += f.num;
+            break;
         case PBF_TraceStats_BufferStats_chunks_discarded:
         case PBF_TraceStats_BufferStats_trace_writer_packet_loss:
-        case PBF_TraceStats_BufferStats_chunks_overwritten:
         case PBF_TraceStats_BufferStats_patches_failed:
             p->lost += f.num;
             break;
@@ -75,7 +78,7 @@ void progress_stats(struct progress *p, struct bytes_view reply)
 
     if (!bytes_find(reply, PBF_GetTraceStatsResponse_trace_stats, BYTES_LEN, &stats))
         return;
-    p->written = p->fill = p->lost = 0;
+    p->written = p->fill = p->lost = p->overwritten = 0;
     cur = bytes_cur(stats.data);
     while (bytes_next(&cur, &f)) {
         if (f.id == PBF_TraceStats_buffer_stats && f.type == BYTES_LEN)
@@ -83,6 +86,8 @@ void progress_stats(struct progress *p, struct bytes_view reply)
         else if (f.id == PBF_TraceStats_chunks_discarded || f.id == PBF_TraceStats_invalid_packets)
             p->lost += f.num;
     }
+    if (p->streams)
+        p->lost += p->overwritten;
 }
 
 void progress_saving(struct progress *p, uint64_t bytes)
@@ -106,7 +111,8 @@ const char *progress_size(uint64_t bytes, char *buf, unsigned size)
 void progress_draw(struct progress *p)
 {
     uint64_t ms;
-    char size[24], end[32] = "", fill[32] = "", lost[48] = "nothing lost";
+    char size[24], end[32] = "", fill[64] = "", lost[48] = "nothing lost";
+    bool wraps = p->overwritten > 0 && !p->streams;
 
     if (!p->on)
         return;
@@ -117,10 +123,11 @@ void progress_draw(struct progress *p)
     }
     ms = (chrono_mono_ns() - p->start_ns) / CHRONO_MS;
     if (p->duration_ms > 0)
-        (void)snprintf(end, sizeof(end), " of %" PRIu64 " s", p->duration_ms / 1000);
+        (void)snprintf(end, sizeof(end), " of %" PRIu64 " s", (p->duration_ms + 999) / 1000);
     if (p->buffer_bytes > 0)
-        (void)snprintf(fill, sizeof(fill), "  buffers %.0f%% full",
-                       100.0 * (double)p->fill / (double)p->buffer_bytes);
+        (void)snprintf(fill, sizeof(fill), "  buffers %.0f%% full%s",
+                       100.0 * (double)p->fill / (double)p->buffer_bytes,
+                       wraps ? ", the oldest is overwritten" : "");
     if (p->lost > 0)
         (void)snprintf(lost, sizeof(lost), "%s%" PRIu64 " losses%s", p->colour ? "\033[31m" : "",
                        p->lost, p->colour ? "\033[0m" : "");

@@ -17,13 +17,16 @@ struct progress {
     bool saving;
     uint64_t start_ns, saved;
     uint64_t duration_ms, buffer_bytes; /* 0: unknown */
+    bool streams;                       /* the file is to have everything */
     uint64_t written, fill, lost;       /* bytes into buffers, bytes in them, losses counted */
+    uint64_t overwritten;               /* chunks: what a ring buffer is for, unless it streams */
 };
 
 void progress_init(struct progress *p);
 
-/* Starts to show; the first line is drawn by the next progress_draw. */
-void progress_begin(struct progress *p, uint64_t duration_ms, uint64_t buffer_kb);
+/* Starts to show; the first line is drawn by the next progress_draw. With `streams` the buffers are
+ * written into a file all the time, so that overwritten data counts as lost. */
+void progress_begin(struct progress *p, uint64_t duration_ms, uint64_t buffer_kb, bool streams);
 
 /* News: an encoded GetTraceStatsResponse. */
 void progress_stats(struct progress *p, struct bytes_view reply);

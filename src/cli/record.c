@@ -65,6 +65,7 @@ struct record {
     bool stop_pending; /* asked for before there was anything to stop */
     bool refused; /* tracing ended in error: a detach that fails afterwards is its consequence */
     bool started;
+    uint64_t running_ns; /* since when, on the monotonic clock */
     int code;
     struct losses *losses; /* own */
     struct progress progress;
@@ -98,14 +99,32 @@ static void say(struct record *r, const char *fmt, ...)
 
 /* ---- the end ---- */
 
+/* A trace that somebody else has written: the service by itself, or into the file of --detach. */
+static void name_service_output(struct record *r)
+{
+    char shown[1024];
+
+    if (!r->conf.talkative || r->code != RECORD_OK || !r->facts.write_into_file)
+        return;
+    if (r->conf.cl->action == CMDLINE_ATTACH) {
+        say(r, "the session %s has ended; its file is complete", r->conf.cl->key);
+    } else if (r->conf.cl->action == CMDLINE_RECORD && r->facts.output_path.n > 0) {
+        str_escape(shown, sizeof(shown), (const char *)r->facts.output_path.p,
+                   r->facts.output_path.n);
+        say(r, "The trace was written into %s by the service", shown);
+    }
+}
+
 static void close_output(struct record *r)
 {
     struct pktout *out = r->conf.out;
     bool by_service = r->facts.write_into_file;
     uint64_t size;
 
-    if (out == NULL || out->fd < 0)
+    if (out == NULL || out->fd < 0) {
+        name_service_output(r);
         return;
+    }
     size = pktout_close(out);
     if (out->error != 0) {
         say(r, "could not write %s (errno: %d, %s); %s", out->shown, out->error,
@@ -130,8 +149,15 @@ static void report_losses(struct record *r)
 {
     if (!r->conf.talkative || r->code != RECORD_OK)
         return;
-    if (r->facts.write_into_file && r->conf.out != NULL && r->conf.out->regular)
+    if (r->facts.write_into_file && r->conf.out != NULL && r->conf.out->regular) {
         losses_file(r->losses, r->conf.out->path);
+    } else if (r->conf.cl->action == CMDLINE_RECORD && r->facts.output_path.n > 0) {
+        /* ours only if the service can name it as we do: by a path from the root */
+        char *path = alloc_strndup((const char *)r->facts.output_path.p, r->facts.output_path.n);
+        if (path[0] == '/')
+            losses_file(r->losses, path);
+        free(path);
+    }
     losses_report(r->losses, stderr, "perfetto: ");
 }
 
@@ -269,6 +295,20 @@ static void check_sources(struct record *r, struct bytes_view state)
 
 /* ---- the service's word ---- */
 
+/* Nobody here has ended it, and its time is not over. */
+static void tell_early_end(struct record *r)
+{
+    uint64_t ms = (chrono_mono_ns() - r->running_ns) / CHRONO_MS;
+
+    if (r->state != RUNNING || r->conf.cl->action != CMDLINE_RECORD || !r->conf.talkative ||
+        r->facts.trigger_mode != 0 || (r->facts.duration_ms > 0 && ms + 50 >= r->facts.duration_ms))
+        return;
+    say(r, "the service has ended the session after %" PRIu64 ".%" PRIu64 " s: %s", ms / 1000,
+        ms / 100 % 10,
+        r->facts.write_into_file ? "max_file_size_bytes is reached, or the service was stopped"
+                                 : "it was stopped, or another client took its place");
+}
+
 static void on_ended(void *arg, bool told, struct bytes_view error)
 {
     struct record *r = arg;
@@ -281,6 +321,7 @@ static void on_ended(void *arg, bool told, struct bytes_view error)
                 r->conf.out->shown);
         fail(r, RECORD_FAILED);
     } else if (r->state != DETACHING) {
+        tell_early_end(r);
         read_back(r);
     }
 }
@@ -546,6 +587,7 @@ static void on_connected(void *arg)
         return;
     case CMDLINE_RECORD:
         enter(r, RUNNING);
+        r->running_ns = chrono_mono_ns();
         break;
     default:
         enter(r, ATTACHING);
@@ -560,7 +602,8 @@ static void on_connected(void *arg)
         say(r, "deferred_start is set: nothing is recorded, as this program never starts such a "
                "session");
     if (r->conf.talkative && r->conf.terminal) {
-        progress_begin(&r->progress, r->facts.duration_ms, r->facts.buffer_kb);
+        progress_begin(&r->progress, r->facts.duration_ms, r->facts.buffer_kb,
+                       r->facts.write_into_file);
         deadline_every(&r->tick, DEADLINE_MONO, PROGRESS_MS * CHRONO_MS);
     }
     if (r->conf.check_sources)

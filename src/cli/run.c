@@ -222,7 +222,8 @@ static bool begin(struct run *run)
         .notify = &run->notify,
         .want_started = cl->background_wait || cl->notify_fd >= 0 || cl->command != NULL,
         .talkative = !cl->quiet && cl->action != CMDLINE_IS_DETACHED,
-        .terminal = isatty(STDERR_FILENO),
+        /* the terminal is the command's while it runs: a line drawn into an editor is no help */
+        .terminal = cl->command == NULL && isatty(STDERR_FILENO),
         .check_sources = !cl->quiet && cl->action == CMDLINE_RECORD && cl->command == NULL &&
                          (run->service != NULL || isatty(STDERR_FILENO)),
         .started = cl->command != NULL ? on_started : NULL,

@@ -228,9 +228,13 @@ int tracerd_read(int fd, const struct tracerd_ops *ops, void *arg, struct tracer
         rc = 0;
     }
     if (taken == SIZE_MAX)
-        damage(&r, offset, "what follows is no trace packet");
+        damage(
+            &r, offset,
+            "what follows is no trace packet, so it is not read; copy the file again, unchanged");
     else if (!r.stopped && rc == 0 && b.n > 0)
-        damage(&r, offset, "the file ends in the middle of a packet");
+        damage(&r, offset,
+               "the file ends in the middle of a packet: its writer was killed, or the copy is not "
+               "whole; the packets before are good");
     totals->whole = rc == 0 && (r.stopped || b.n == 0) && taken != SIZE_MAX;
     bytesbuf_fini(&b);
     bytesbuf_fini(&r.inflated);

@@ -21,6 +21,7 @@ static int run(int argc, char **argv, struct bytes_view *names)
     const char *arg;
     enum opts_id id;
     size_t n = 0;
+    bool empty = false;
 
     opts_scan_init(&s, opts_trigger_perfetto, argc, argv);
     while ((id = opts_next(&s, &arg)) != OPTS_END) {
@@ -34,8 +35,15 @@ static int run(int argc, char **argv, struct bytes_view *names)
         }
         if (id == OPTS_BAD)
             fprintf(stderr, "trigger_perfetto: ignoring the unknown option %s\n", s.bad);
-        else
+        else if (*arg != '\0')
             names[n++] = bytes_str(arg);
+        else
+            empty = true;
+    }
+    if (empty) {
+        fputs("trigger_perfetto: the name of a trigger is empty; is some variable not set?\n",
+              stderr);
+        return 1;
     }
     if (n == 0) {
         fputs("trigger_perfetto: no trigger named\n", stderr);

@@ -68,6 +68,7 @@ struct daemon {
     struct relayport *relayport;
     struct endpoint endpoints[MAX_LISTENERS]; /* the consumers' one first */
     size_t nendpoints;
+    bool given; /* who started us made the sockets, and knows their names */
     struct upkeep upkeep;
     struct sig term, intr, usr1, usr2, hup;
 };
@@ -217,6 +218,7 @@ static int open_activated(struct daemon *d, struct activate_set *set)
         if (add_endpoint(d, "producer", NULL, fd, d->producers))
             return -1;
     }
+    d->given = n > 0;
     return n == 0 ? open_own_producers(d) : 0;
 }
 
@@ -235,11 +237,13 @@ static int open_sockets(struct daemon *d)
         log_error("%s", err);
         return -1;
     }
-    if (android > 0)
+    if (android > 0) {
+        d->given = true;
         return add_endpoint(d, "consumer", NULL, consumer, d->consumers) ||
                        add_endpoint(d, "producer", NULL, producer, d->producers)
                    ? -1
                    : 0;
+    }
     int rc = open_activated(d, &set);
     size_t strangers = activate_fini(&set);
     if (strangers)
@@ -413,8 +417,9 @@ int main(int argc, char **argv)
     listener_raise_fd_limit();
     status = start(&d) ? 1 : 0;
     if (!status) {
-        log_info("listening for producers at %s and consumers at %s", sockname_producer(),
-                 sockname_consumer());
+        if (!d.given)
+            log_info("listening for producers at %s and consumers at %s", sockname_producer(),
+                     sockname_consumer());
         trim_startup();
         status = reactor_run(d.reactor) ? 1 : 0;
         activate_notify("STOPPING=1");

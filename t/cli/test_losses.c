@@ -92,7 +92,7 @@ Test(losses, ring_buffer)
 Test(losses, last_statistics_count)
 {
     buffer_stat(PBF_TraceStats_BufferStats_chunks_discarded, 5);
-    expect("refused 5 chunks; raise its size_kb", 1);
+    expect("refused 5 chunks; size_kb: ", 1);
     buffer_stat(PBF_TraceStats_BufferStats_bytes_read, 5);
     cr_expect_eq(losses_count(l), 0);
 }
@@ -152,7 +152,90 @@ Test(losses, overwritten_sequences_are_told_by_the_buffer)
 {
     packet(2, 10, 65, 5, 3);
     packet(2, 10, 65, 6, 3);
+    expect("2 holes in sequences where a buffer overwrote", 1); /* as long as it has not spoken */
+    stat(PBF_TraceStats_flushes_succeeded, 3);
     cr_expect_eq(losses_count(l), 0);
+}
+
+/* The echo of a config with one buffer and these data sources. */
+static void config(bool discard, bool streams, bool filter, const char *const *names)
+{
+    size_t conf = bytesbuf_pb_begin(&b, PBF_TracePacket_trace_config), a, c;
+
+    a = bytesbuf_pb_begin(&b, PBF_TraceConfig_buffers);
+    bytesbuf_pb_varint(&b, PBF_TraceConfig_BufferConfig_fill_policy, discard ? 2 : 1);
+    bytesbuf_pb_end(&b, a);
+    for (; names != NULL && *names != NULL; names++) {
+        a = bytesbuf_pb_begin(&b, PBF_TraceConfig_data_sources);
+        c = bytesbuf_pb_begin(&b, PBF_TraceConfig_DataSource_config);
+        bytesbuf_pb_str(&b, PBF_DataSourceConfig_name, *names);
+        bytesbuf_pb_end(&b, c);
+        bytesbuf_pb_end(&b, a);
+    }
+    if (streams)
+        bytesbuf_pb_varint(&b, PBF_TraceConfig_write_into_file, 1);
+    if (filter) {
+        a = bytesbuf_pb_begin(&b, PBF_TraceConfig_trace_filter);
+        bytesbuf_pb_end(&b, a);
+    }
+    bytesbuf_pb_end(&b, conf);
+    feed();
+}
+
+Test(losses, the_remedy_is_not_what_is_done_already)
+{
+    config(false, true, false, NULL);
+    buffer_stat(PBF_TraceStats_BufferStats_bytes_overwritten, 192 << 10);
+    expect("size_kb: 320 would have held all of it, or a smaller file_write_period_ms", 1);
+    config(false, false, false, NULL);
+    expect("or a smaller file_write_period_ms", 1); /* another config later does not take it back */
+}
+
+Test(losses, a_full_buffer_that_refuses)
+{
+    size_t stats, buf;
+
+    config(true, false, false, NULL);
+    stats = bytesbuf_pb_begin(&b, PBF_TracePacket_trace_stats);
+    buf = bytesbuf_pb_begin(&b, PBF_TraceStats_buffer_stats);
+    bytesbuf_pb_varint(&b, PBF_TraceStats_BufferStats_buffer_size, 64 << 10);
+    bytesbuf_pb_varint(&b, PBF_TraceStats_BufferStats_bytes_written, 64 << 10);
+    bytesbuf_pb_varint(&b, PBF_TraceStats_BufferStats_chunks_written, 2);
+    bytesbuf_pb_varint(&b, PBF_TraceStats_BufferStats_chunks_discarded, 6);
+    bytesbuf_pb_varint(&b, PBF_TraceStats_BufferStats_patches_failed, 3);
+    bytesbuf_pb_end(&b, buf);
+    bytesbuf_pb_end(&b, stats);
+    feed();
+    expect("refused 6 chunks and 3 patches for them; size_kb: 320 would have held all of it", 1);
+}
+
+Test(losses, a_data_source_of_which_nothing_came)
+{
+    static const char *const both[] = {"linux.ftrace", "linux.system_info", "track_event", NULL};
+
+    config(false, false, false, both);
+    cr_expect_eq(losses_count(l), 0, "before the end nothing is missing yet");
+    bytesbuf_pb_bytes(&b, PBF_TracePacket_cpu_info, "", 0);
+    feed();
+    stat(PBF_TraceStats_flushes_succeeded, 3);
+    expect("nothing came from linux.ftrace", 1);
+    bytesbuf_pb_bytes(&b, PBF_TracePacket_ftrace_stats, "", 0);
+    feed();
+    cr_expect_eq(losses_count(l), 0);
+}
+
+Test(losses, what_was_filtered_or_overwritten_did_come)
+{
+    static const char *const ftrace[] = {"linux.ftrace", NULL};
+
+    config(false, false, true, ftrace);
+    stat(PBF_TraceStats_flushes_succeeded, 3);
+    cr_expect_eq(losses_count(l), 0);
+    losses_free(l);
+    l = losses_new();
+    config(false, false, false, ftrace);
+    buffer_stat(PBF_TraceStats_BufferStats_chunks_overwritten, 1);
+    expect("overwrote 1 chunks", 1);
 }
 
 Test(losses, shared_memory_full_names_process_and_size)
@@ -217,6 +300,23 @@ Test(losses, unknown_events)
     bytesbuf_pb_end(&b, stats);
     feed();
     expect("no/such, bad\\nname", 1);
+}
+
+Test(losses, categories_without_events)
+{
+    size_t stats = bytesbuf_pb_begin(&b, PBF_TracePacket_ftrace_stats);
+
+    bytesbuf_pb_str(&b, PBF_FtraceStats_atrace_errors, "no kernel events belong to: xyz");
+    bytesbuf_pb_end(&b, stats);
+    feed();
+    expect("> not recorded: no kernel events belong to: xyz\n", 1);
+}
+
+Test(losses, a_kernel_buffer_that_would_have_held_it)
+{
+    cpu_stats(1, 0);
+    cpu_stats(2, 1 << 20); /* at once: there is no bundle that follows a loss */
+    expect("buffer_size_kb: 131072", 1);
 }
 
 Test(losses, any_bytes)

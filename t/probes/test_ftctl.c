@@ -69,6 +69,8 @@ static void on_flushed(void *arg, uint64_t id)
     l->flushed[l->n_flushed++] = id;
 }
 
+static const char *category; /* what `subscribe` asks for besides; each test is a process */
+
 static struct ftsub *subscribe(struct ctl_rig *r, struct listener *l, const char *event,
                                const char *instance)
 {
@@ -84,6 +86,8 @@ static struct ftsub *subscribe(struct ctl_rig *r, struct listener *l, const char
     pbw_str(&f.pbw, PBF_FtraceConfig_ftrace_events, "sched/does_not_exist");
     if (instance)
         pbw_str(&f.pbw, PBF_FtraceConfig_instance_name, instance);
+    if (category)
+        pbw_str(&f.pbw, PBF_FtraceConfig_atrace_categories, category);
     int rc = ftctl_subscribe(r->ctl, buf, (size_t)pbw_flat_end(&f), &host, &s, r->why);
     cr_assert_eq(rc, 0, "%s", r->why);
     return s;
@@ -170,6 +174,7 @@ Test(ftctl, r61_r124_flush)
     struct ctl_rig r;
     struct listener l;
     ctl_init(&r);
+    category = "no_such";
     struct ftsub *s = subscribe(&r, &l, "ftrace/print", NULL);
     ftctl_flush(s, 6);
     reactor_settle(r.r);
@@ -198,6 +203,9 @@ Test(ftctl, r61_r124_flush)
     cr_expect(
         fake_str_is(fake_msg(a, PBF_FtraceStats_unknown_ftrace_events, 0), "sched/does_not_exist"));
     cr_expect_not(fake_has(b, PBF_FtraceStats_unknown_ftrace_events), "R125");
+    cr_expect(fake_str_is(fake_msg(a, PBF_FtraceStats_atrace_errors, 0),
+                          "no kernel events belong to the categories: no_such"));
+    cr_expect_not(fake_has(b, PBF_FtraceStats_atrace_errors), "R125");
     cr_expect_not(fake_has(b, PBF_FtraceStats_ftrace_parse_errors), "R160");
     cr_expect(fake_has(b, PBF_FtraceStats_cached_cpu_buffer_size_pages));
     ftctl_unsubscribe(s);

@@ -151,7 +151,7 @@ def _():
         os.close(master)
         tap.expect_eq(p.wait(), 0, "status")
         tap.expect(b"\r\x1b[Krecording  " in said and b"nothing lost" in said, repr(said))
-        tap.expect(said.rstrip().endswith(s.path("out").encode()), repr(said[-200:]))
+        tap.expect(b"\x1b[K" in said.rpartition(b"recording")[2], "the line was not wiped: " + repr(said[-300:]))
 
 
 @tap.case("without a terminal there is no live line")
@@ -179,6 +179,47 @@ def _():
         os.kill(pid, signal.SIGTERM)
         stack.until("its end", lambda: not os.path.exists(f"/proc/{pid}") or "Z" in read(f"/proc/{pid}/stat").decode().rsplit(")", 1)[1].split()[0])
         tap.expect(len(packets(s.path("rel"))) > 3, "few packets")
+
+
+@tap.case("a data source of which nothing came is named at the end, and --check objects")
+def _():
+    with stack.Stack() as s:
+        s.start_traced()
+        r = s.perfetto("-t", "50ms", "-o", s.path("out"), "sched/sched_switch")
+        tap.expect("nothing came from linux.ftrace" in r.stderr and "nothing came from linux.system_info" in r.stderr, r.stderr)
+        r = s.perfetto("--inspect", s.path("out"), "--check")
+        tap.expect_eq((r.returncode, r.stdout.count("not recorded")), (3, 2), r.stdout)
+
+
+@tap.case("output_path: the service writes, and the end is told all the same")
+def _():
+    with stack.Stack() as s:
+        s.start_traced()
+        config = EMPTY + f'write_into_file: true output_path: "{s.path("out")}" duration_ms: 50 data_sources {{ config {{ name: "linux.ftrace" }} }}'
+        r = s.perfetto("-c", "-", "--txt", stdin=config)
+        tap.expect_eq(r.returncode, 0, r.stderr)
+        tap.expect(f"written into {s.path('out')} by the service" in r.stderr, r.stderr)
+        tap.expect("nothing came from linux.ftrace" in r.stderr, r.stderr)
+
+
+@tap.case("a service that is stopped in mid-trace: the early end is told; a streamed trace is complete")
+def _():
+    for stream, status in (("", 1), ("write_into_file: true\n", 0)):
+        with stack.Stack() as s:
+            t = s.start_traced()
+            c = Client(s, "-c", "-", "--txt", "-o", s.path("out"), stdin=EMPTY + "duration_ms: 3600000\n" + stream)
+            started(s)
+            s.stop(t)
+            tap.expect_eq(c.wait(), status, c.said())
+            tap.expect("the service has ended the session after" in c.said(), c.said())
+            tap.expect(status or any(pb.first(p, 35) for p in packets(s.path("out"))), "no statistics in the file")
+
+
+@tap.case("an empty name of a trigger is a mistake")
+def _():
+    with stack.Stack() as s:
+        s.start_traced()
+        one_line(s.perfetto("", name="trigger_perfetto"), "empty")
 
 
 # ---- reading back ----

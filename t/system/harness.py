@@ -3,6 +3,7 @@ that nothing is left behind however it ends.
 """
 
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -193,6 +194,31 @@ def _():
         tap.expect_eq(p.wait(stack.PATIENCE), 0, "status")
         tap.expect(s.trace(), "no trace")
         s.nothing_left()
+
+
+@tap.case("the terminal is the command's while it runs: no live line")
+def _():
+    with Corner() as s:
+        master, slave = pty.openpty()
+        p = subprocess.Popen([s.program("perfetto"), "-c", "cfg", "--txt", "-o", "out", "--", "sh", "-c", "sleep 1.2; echo done >&2"],
+                             env=dict(s.env, TERM="xterm"), cwd=s.dir, stderr=slave)  # fmt: skip
+        os.close(slave)
+        said = b""
+        try:
+            while part := os.read(master, 4096):
+                said += part
+        except OSError:
+            pass  # how a terminal ends
+        tap.expect_eq(p.wait(stack.PATIENCE), 0, repr(said))
+        tap.expect(b"done" in said and b"Wrote" in said and b"recording" not in said, repr(said))
+        s.nothing_left()
+
+
+@tap.case("--quiet holds for the private service as well")
+def _():
+    with Corner() as s:
+        r = s.run("--quiet", "--autostart", "--", "echo", "hello")
+        tap.expect_eq((r.returncode, r.stdout, r.stderr), (0, "hello\n", ""), "status and output")
 
 
 @tap.case("a data source that nobody offers is named while it can still be mended")

@@ -91,3 +91,11 @@ void atcat_each(const char *category, void (*cb)(void *arg, const char *group, c
         }
     }
 }
+
+bool atcat_known(const char *category)
+{
+    for (size_t i = 0; i < sizeof categories / sizeof categories[0]; i++)
+        if (strcmp(categories[i].name, category) == 0)
+            return true;
+    return false;
+}

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "probes/ftrace/atcat.h"
 #include "probes/ftrace/rbpage.h"
 #include "protos/fieldnum.h"
 #include "reactor/alloc.h"
@@ -140,6 +141,20 @@ static void write_cpu(const struct ftstats_cpu *c, unsigned cpu, struct pbw *p)
     pbw_end(p);
 }
 
+/* Categories without events of the kernel: on Android they would come from userspace. */
+static void write_categories(const struct ftcfg *cfg, struct pbw *p)
+{
+    char text[256] = "";
+    size_t n = 0;
+    for (size_t i = 0; i < cfg->categories.n && n < sizeof text; i++)
+        if (!atcat_known(cfg->categories.v[i]))
+            n += (size_t)snprintf(
+                text + n, sizeof text - n, "%s%s",
+                n ? ", " : "no kernel events belong to the categories: ", cfg->categories.v[i]);
+    if (n)
+        pbw_str(p, PBF_FtraceStats_atrace_errors, text);
+}
+
 void ftstats_write(const struct ftstats *s, struct pbw *p, enum ftstats_phase phase,
                    const struct ftmux_cfg *c, uint32_t parse_errors)
 {
@@ -149,6 +164,7 @@ void ftstats_write(const struct ftstats *s, struct pbw *p, enum ftstats_phase ph
     pbw_varint(p, PBF_FtraceStats_kernel_symbols_parsed, s->ksyms_parsed);
     pbw_varint(p, PBF_FtraceStats_kernel_symbols_mem_kb, s->ksyms_kb);
     if (phase == FTSTATS_START) {
+        write_categories(c->cfg, p);
         for (size_t i = 0; i < c->unknown.n; i++)
             pbw_str(p, PBF_FtraceStats_unknown_ftrace_events, c->unknown.v[i]);
         for (size_t i = 0; i < c->failed.n; i++)
