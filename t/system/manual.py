@@ -129,6 +129,17 @@ def _():
     tap.expect(not bad, "\n".join(bad))
 
 
+@tap.case("perfetto-config.5 lists the categories that traced_probes knows")
+def _():
+    with open(os.path.join(tap.SRCDIR, "src", "probes", "ftrace", "atcat.c")) as f:
+        table = f.read().split("categories[] = {")[1].split("};")[0]
+    known = re.findall(r'\{"(\w+)",', table)
+    text = page("perfetto-config.5").split(".It Ic atrace_categories ")[1].split(".It ")[0]
+    listed = re.findall(r"\w+", text.partition(":")[2].partition(".")[0])
+    tap.expect(len(known) > 10, f"only {known} found in the table")
+    tap.expect_eq(listed, sorted(known), "categories")
+
+
 def literals(name):
     return re.findall(r"^\.Bd -literal[^\n]*\n(.*?)^\.Ed", page(name), re.M | re.S)
 
