@@ -445,3 +445,54 @@ Test(readout, R232_R233_relays)
     cr_expect_eq(cons_count(c, PBF_TracePacket_system_info), 1);
     bytesbuf_fini(&b);
 }
+
+/* trace_filter: all top-level fields; for_testing only with its field 1. */
+static void put_filter(struct bytesbuf *cfg)
+{
+    static const uint32_t words[] = {1 << 3 | 3,
+                                     1,
+                                     0, /* Trace.packet is message 1 */
+                                     1 << 3 | 2,
+                                     PBF_TracePacket_for_testing - 1,
+                                     PBF_TracePacket_for_testing << 3 | 3,
+                                     2,
+                                     0, /* itself: 2 */
+                                     1 << 3 | 1,
+                                     0};
+    uint64_t hash = 0xcbf29ce484222325u;
+    size_t filter = bytesbuf_pb_begin(cfg, PBF_TraceConfig_trace_filter);
+    size_t code = bytesbuf_pb_begin(cfg, PBF_TraceConfig_TraceFilter_bytecode_v2);
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        bytesbuf_put_varint(cfg, words[i]);
+        for (int b = 0; b < 32; b += 8)
+            hash = (hash ^ (words[i] >> b & 0xFF)) * 0x100000001b3u;
+    }
+    bytesbuf_put_varint(cfg, (uint32_t)hash);
+    bytesbuf_pb_end(cfg, code);
+    bytesbuf_pb_end(cfg, filter);
+}
+
+Test(readout, R137_a_packet_that_the_filter_cannot_parse)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    plain("ds");
+    cfg_quiet(&w->cfg);
+    put_filter(&w->cfg);
+    cons_enable(c, &w->cfg);
+    /* for_testing with a string longer than itself: well formed at the top level only. */
+    static const uint8_t chunk[] = {5, 0xA2, 0x38, 2, 0x0A, 0x05};
+    prod_put(p, 1, "one");
+    prod_fill(p, 1, 2, 0, 1, 0, chunk, sizeof(chunk), 3);
+    prod_put(p, 1, "two");
+    cons_ask(c, MSG_C_DISABLE);
+    cons_read(c);
+    size_t whole = 0, empty = 0;
+    for (size_t i = 0; i < c->npkts; i++) {
+        whole += msg_fields(c->pkts[i].p, c->pkts[i].n, PBF_TracePacket_for_testing);
+        empty += c->pkts[i].n == 0;
+    }
+    cr_expect_eq(whole, 2, "its neighbours pass, got %zu", whole);
+    cr_expect_eq(empty, 0, "over IPC it produces nothing at all");
+}
