@@ -485,6 +485,8 @@ Test(readout, R137_a_packet_that_the_filter_cannot_parse)
     static const uint8_t chunk[] = {5, 0xA2, 0x38, 2, 0x0A, 0x05};
     prod_put(p, 1, "one");
     prod_fill(p, 1, 2, 0, 1, 0, chunk, sizeof(chunk), 3);
+    const uint8_t move[] = {0x0A, 6, 0x08, 1, 0x10, 0, 0x18, (uint8_t)prod_target(p, 0)};
+    cr_assert(prod_commit_raw(p, move, sizeof(move)));
     prod_put(p, 1, "two");
     cons_ask(c, MSG_C_DISABLE);
     cons_read(c);
