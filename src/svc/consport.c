@@ -43,6 +43,15 @@ struct consconn {
     uint64_t endpoint;      /* actor id */
     struct mailbox backlog; /* answers that the channel has no room for */
     bool left;
+
+    /* The rest of a packet that is larger than what the channel takes: it leaves slice by slice as
+     * there is room again, and until then no batch is read. */
+    struct {
+        uint8_t *bytes; /* own; NULL: nothing is parked */
+        size_t n, at;
+        uint64_t cookie; /* of the read */
+        bool more;       /* the batch that it ended was not the last */
+    } parked;
 };
 
 static const struct mailbox_limits mailbox_limits = {
@@ -86,23 +95,6 @@ static void on_reply(struct consconn *c, struct mailbox_msg *m)
     memset(m->data, 0, m->size); /* taken, whatever the result */
     if (err)
         rpc_conn_close(conn, ERR_STALLED);
-}
-
-/* The channel takes output again. */
-static void drained(void *arg, struct rpc_conn *conn)
-{
-    struct consport *port = arg;
-    struct consconn *c = rpc_conn_user(conn, port->id);
-    struct msg_empty room = {0};
-    struct mailbox_msg m;
-    if (!c)
-        return;
-    while (!rpc_conn_is_full(conn) && mailbox_pop(&c->backlog, &m)) {
-        answer(c, (const struct msg_reply *)(const void *)m.data);
-        mailbox_destroy_payload(&msg_table, m.kind, m.data);
-    }
-    if (!rpc_conn_is_full(conn))
-        ACTOR_POST(port->reactor, c->endpoint, c->actor.id, MSG_C_READ_ROOM, &room);
 }
 
 static void handle(struct actor *a, struct mailbox_msg *m)
@@ -149,6 +141,47 @@ static int add_slice(struct consconn *c, uint64_t cookie, const struct iovec *pi
     return err;
 }
 
+/* Copies what follows `offset` of `parts` aside. */
+static int park(struct consconn *c, uint64_t cookie, const struct iovec *parts, size_t nparts,
+                size_t offset)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < nparts; i++)
+        n += parts[i].iov_len;
+    uint8_t *p = alloc_try(n - offset);
+    if (!p)
+        return -ENOMEM;
+    c->parked.bytes = p;
+    c->parked.n = n - offset;
+    c->parked.at = 0;
+    c->parked.cookie = cookie;
+    c->parked.more = true;
+    for (size_t i = 0; i < nparts; i++, offset = 0) {
+        size_t len = parts[i].iov_len - offset;
+        if (len)
+            memcpy(p, (const uint8_t *)parts[i].iov_base + offset, len);
+        p += len;
+    }
+    return 0;
+}
+
+/* Sends of what is parked as much as the channel takes. */
+static void send_parked(struct consconn *c, const struct rpc_conn *conn)
+{
+    while (c->parked.bytes && !rpc_conn_is_full(conn)) {
+        size_t left = c->parked.n - c->parked.at;
+        struct iovec piece = {c->parked.bytes + c->parked.at, left < SLICE_MAX ? left : SLICE_MAX};
+        bool last = piece.iov_len == left;
+        (void)port_consumer_reply_add(&c->port->reply, &piece, 1, last); /* it is empty */
+        int err = send_slices(c->port, c->conn, c->parked.cookie, !last || c->parked.more);
+        c->parked.at += piece.iov_len;
+        if (last || err) {
+            free(c->parked.bytes);
+            c->parked.bytes = NULL;
+        }
+    }
+}
+
 /* Cuts the packet into slices of bounded size and number of pieces. */
 static int sink_packet(void *arg, uint64_t actor, uint64_t cookie, const struct packet *pkt)
 {
@@ -157,6 +190,9 @@ static int sink_packet(void *arg, uint64_t actor, uint64_t cookie, const struct 
     size_t n = 0, size = 0, part = 0, offset = 0;
     if (!c)
         return ERR_HANGUP;
+    const struct rpc_conn *conn = socket_of(c);
+    if (c->parked.bytes)
+        return -EBUSY;
     while (part < pkt->nparts) {
         const struct iovec *from = &pkt->parts[part];
         size_t take = from->iov_len - offset;
@@ -175,6 +211,8 @@ static int sink_packet(void *arg, uint64_t actor, uint64_t cookie, const struct 
                 return err;
             n = 0;
             size = 0;
+            if (conn && rpc_conn_is_full(conn))
+                return park(c, cookie, pkt->parts + part, pkt->nparts - part, offset);
         }
     }
     return add_slice(c, cookie, pieces, (int)n, true);
@@ -188,6 +226,10 @@ static int sink_flush(void *arg, uint64_t actor, uint64_t cookie, bool more)
         port_consumer_reply_reset(&port->reply);
         return c ? 0 : ERR_HANGUP;
     }
+    if (c->parked.bytes) {
+        c->parked.more = more;
+        more = true;
+    }
     if (more && port->reply.slices == 0)
         return 0;
     return send_slices(port, c->conn, cookie, more);
@@ -197,7 +239,25 @@ static bool sink_room(void *arg, uint64_t actor)
 {
     struct consconn *c = conn_of(arg, actor);
     struct rpc_conn *conn = c ? socket_of(c) : NULL;
-    return !conn || !rpc_conn_is_full(conn);
+    return !conn || (!c->parked.bytes && !rpc_conn_is_full(conn));
+}
+
+/* The channel takes output again. */
+static void drained(void *arg, struct rpc_conn *conn)
+{
+    struct consport *port = arg;
+    struct consconn *c = rpc_conn_user(conn, port->id);
+    struct msg_empty room = {0};
+    struct mailbox_msg m;
+    if (!c)
+        return;
+    send_parked(c, conn);
+    while (!rpc_conn_is_full(conn) && mailbox_pop(&c->backlog, &m)) {
+        answer(c, (const struct msg_reply *)(const void *)m.data);
+        mailbox_destroy_payload(&msg_table, m.kind, m.data);
+    }
+    if (!rpc_conn_is_full(conn))
+        ACTOR_POST(port->reactor, c->endpoint, c->actor.id, MSG_C_READ_ROOM, &room);
 }
 
 /* ---- life of a connection ---- */
@@ -222,6 +282,7 @@ static void reap(struct actor *a)
         rpc_conn_close(conn, ERR_STALLED);
     }
     mailbox_fini(&c->backlog);
+    free(c->parked.bytes);
     free(c);
 }
 

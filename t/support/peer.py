@@ -343,9 +343,9 @@ class Consumer(Peer):
             super().part(c, body)
             return
         for s in pb.every(body, 2):
-            self.reading[c] = self.reading.get(c, b"") + pb.first(s, 1, b"")
+            self.reading.setdefault(c, []).append(pb.first(s, 1, b""))
             if pb.first(s, 2, 0):
-                c.parts.append(self.reading.pop(c))
+                c.parts.append(b"".join(self.reading.pop(c)))
 
     def read(self):
         c = self.call("ReadBuffers")
