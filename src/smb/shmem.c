@@ -14,8 +14,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "reactor/err.h"
@@ -81,12 +83,16 @@ int shmem_create(struct shmem *shm, uint32_t total, uint32_t page_size)
 static const char *adopt_refusal(int fd, uint64_t page_size, uint64_t *size)
 {
     struct stat st;
+    struct statfs fs;
     int seals = fcntl(fd, F_GET_SEALS);
     if (seals < 0) {
         return "not a sealable memory file";
     }
     if ((seals & SEALS) != SEALS) {
         return "seals against shrinking, growing and sealing are missing";
+    }
+    if (fstatfs(fd, &fs) < 0 || fs.f_type != TMPFS_MAGIC) {
+        return "not plain memory"; /* a hole in huge pages may be impossible to fill: SIGBUS */
     }
     if (fstat(fd, &st) < 0 || st.st_size <= 0) {
         return "empty";

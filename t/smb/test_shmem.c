@@ -100,6 +100,21 @@ Test(shmem, R10_R11_refused)
     refused(memory((off_t)SMB_MAX_SIZE + 4096, SEALS), 4096);
 }
 
+/* A peer may punch a hole into huge pages where no other page is left to fill it: whoever touches
+ * it then gets a SIGBUS. */
+Test(shmem, huge_pages_refused)
+{
+    struct shmem shm;
+    const char *why = NULL;
+    int fd = memfd_create("huge", MFD_ALLOW_SEALING | MFD_HUGETLB);
+    if (fd < 0 || ftruncate(fd, 2 << 20) != 0)
+        cr_skip_test("no huge pages in this kernel");
+    cr_assert_eq(fcntl(fd, F_ADD_SEALS, SEALS), 0);
+    shmem_init(&shm);
+    cr_expect_eq(shmem_adopt(&shm, fd, 4096, &why), ERR_BAD_FD);
+    cr_expect_str_eq(why, "not plain memory");
+}
+
 Test(shmem, section_12_not_writable_refused)
 {
     refused(memory(0, SEALS), 4096);
