@@ -200,39 +200,14 @@ bool frame_next_method(struct bytes_cur *cur, struct frame_method *out)
 
 /* ---- encoding ---- */
 
-static size_t varint_size(uint64_t v)
-{
-    size_t n = 1;
-    while (v >= 0x80) {
-        v >>= 7;
-        n++;
-    }
-    return n;
-}
-
-static uint8_t *put_varint(uint8_t *p, uint64_t v)
-{
-    while (v >= 0x80) {
-        *p++ = (uint8_t)(v | 0x80);
-        v >>= 7;
-    }
-    *p++ = (uint8_t)v;
-    return p;
-}
-
-static uint8_t *put_tag(uint8_t *p, uint32_t field, enum bytes_wire type)
-{
-    return put_varint(p, (uint64_t)field << 3 | type);
-}
-
 static uint8_t *put_num(uint8_t *p, uint32_t field, uint64_t v)
 {
-    return put_varint(put_tag(p, field, BYTES_VARINT), v);
+    return bytes_put_varint(bytes_put_tag(p, field, BYTES_VARINT), v);
 }
 
 static uint8_t *put_blob(uint8_t *p, uint32_t field, struct bytes_view v)
 {
-    p = put_varint(put_tag(p, field, BYTES_LEN), v.n);
+    p = bytes_put_varint(bytes_put_tag(p, field, BYTES_LEN), v.n);
     if (v.n != 0)
         memcpy(p, v.p, v.n);
     return p + v.n;
@@ -241,12 +216,12 @@ static uint8_t *put_blob(uint8_t *p, uint32_t field, struct bytes_view v)
 /* Sizes of fields with a number below 16, whose tag takes one byte. */
 static size_t num_size(uint64_t v)
 {
-    return 1 + varint_size(v);
+    return 1 + bytes_varint_size(v);
 }
 
 static size_t blob_size(size_t n)
 {
-    return 1 + varint_size(n) + n;
+    return 1 + bytes_varint_size(n) + n;
 }
 
 /* Header, request_id and the tag of a kind whose message takes msg_len bytes. */
@@ -255,7 +230,7 @@ static uint8_t *put_start(uint8_t *buf, uint64_t request_id, enum frame_kind kin
     size_t payload = num_size(request_id) + blob_size(msg_len);
     bytes_store32(buf, (uint32_t)payload);
     uint8_t *p = put_num(buf + FRAME_HEADER, F_REQUEST_ID, request_id);
-    return put_varint(put_tag(p, (uint32_t)kind, BYTES_LEN), msg_len);
+    return bytes_put_varint(bytes_put_tag(p, (uint32_t)kind, BYTES_LEN), msg_len);
 }
 
 size_t frame_put_bind(uint8_t *buf, uint64_t request_id, struct bytes_view service)
@@ -287,7 +262,7 @@ size_t frame_put_bind_ok(uint8_t *buf, uint64_t request_id, uint32_t service_id,
     p = put_num(p, BOUND_SUCCESS, 1);
     p = put_num(p, BOUND_SERVICE_ID, service_id);
     for (size_t i = 0; i < count; i++) {
-        p = put_varint(put_tag(p, BOUND_METHODS, BYTES_LEN), method_size(&methods[i]));
+        p = bytes_put_varint(bytes_put_tag(p, BOUND_METHODS, BYTES_LEN), method_size(&methods[i]));
         p = put_num(p, METHOD_ID, methods[i].id);
         p = put_blob(p, METHOD_NAME, methods[i].name);
     }
@@ -349,7 +324,7 @@ size_t frame_invoke_head(uint8_t *head, uint64_t request_id, uint32_t service_id
     uint8_t *p = put_start(head, request_id, FRAME_INVOKE, len);
     p = put_num(p, CALL_SERVICE_ID, service_id);
     p = put_num(p, CALL_METHOD_ID, method_id);
-    p = put_varint(put_tag(p, CALL_ARGS, BYTES_LEN), args_len);
+    p = bytes_put_varint(bytes_put_tag(p, CALL_ARGS, BYTES_LEN), args_len);
     *tail_len = (size_t)(put_num(tail, CALL_DROP_REPLY, drop_reply ? 1 : 0) - tail);
     return (size_t)(p - head);
 }
@@ -360,7 +335,7 @@ size_t frame_reply_head(uint8_t *head, uint64_t request_id, bool has_more, size_
     uint8_t *p = put_start(head, request_id, FRAME_INVOKE_REPLY, len);
     p = put_num(p, REPLY_SUCCESS, 1);
     p = put_num(p, REPLY_HAS_MORE, has_more ? 1 : 0);
-    p = put_varint(put_tag(p, REPLY_BLOB, BYTES_LEN), reply_len);
+    p = bytes_put_varint(bytes_put_tag(p, REPLY_BLOB, BYTES_LEN), reply_len);
     return (size_t)(p - head);
 }
 
@@ -377,7 +352,7 @@ static size_t put_bind_reply_again(uint8_t *buf, const struct frame *f)
     p = put_num(p, BOUND_SERVICE_ID, f->u.bind_reply.service_id);
     cur = bytes_cur(f->u.bind_reply.methods);
     while (frame_next_method(&cur, &m)) {
-        p = put_varint(put_tag(p, BOUND_METHODS, BYTES_LEN), method_size(&m));
+        p = bytes_put_varint(bytes_put_tag(p, BOUND_METHODS, BYTES_LEN), method_size(&m));
         p = put_num(p, METHOD_ID, m.id);
         p = put_blob(p, METHOD_NAME, m.name);
     }

@@ -44,21 +44,6 @@ enum { SLICES = 2, SLICE_DATA = 1, SLICE_LAST = 2 };
  * 1 + 3 (slice) + 1 + 3 (data) + 2 (last). */
 #define SLICE_WEIGHT 16u
 
-static uint8_t *put_varint(uint8_t *p, size_t v)
-{
-    while (v >= 0x80) {
-        *p++ = (uint8_t)(v | 0x80);
-        v >>= 7;
-    }
-    *p++ = (uint8_t)v;
-    return p;
-}
-
-static size_t varint_size(size_t v)
-{
-    return v < 0x80 ? 1 : v < 0x4000 ? 2 : v < 0x200000 ? 3 : 5;
-}
-
 void port_consumer_reply_reset(struct port_consumer_reply *r)
 {
     r->iovcnt = 1;
@@ -83,9 +68,9 @@ bool port_consumer_reply_add(struct port_consumer_reply *r, const struct iovec *
     uint8_t *head = r->heads[r->slices];
     uint8_t *p = head + r->head_len;
     *p++ = TAG_SLICES;
-    p = put_varint(p, 1 + varint_size(n) + n + 2);
+    p = bytes_put_varint(p, 1 + bytes_varint_size(n) + n + 2);
     *p++ = TAG_DATA;
-    p = put_varint(p, n);
+    p = bytes_put_varint(p, n);
     r->iov[r->iovcnt++] = (struct iovec){head, (size_t)(p - head)};
     for (int i = 0; i < pieces; i++) {
         if (piece[i].iov_len != 0)

@@ -7,7 +7,8 @@
  * protobuf wire readers. All readers are inline and allocate nothing. A reader that returns false
  * has moved nothing and written nothing, so after a loop over fields bytes_done() tells a clean
  * end from a malformed one.
- * The writing side, an owning buffer, is in reactor/bytesbuf.h.
+ * The writing side, an owning buffer, is in reactor/bytesbuf.h; only the varints that everything is
+ * made of are written here.
  */
 
 #include <stdbool.h>
@@ -183,6 +184,30 @@ static inline bool bytes_get_varint_max(struct bytes_cur *c, size_t max, uint64_
 static inline bool bytes_get_varint(struct bytes_cur *c, uint64_t *out)
 {
     return bytes_get_varint_max(c, 10, out);
+}
+
+/* Longest varint. */
+#define BYTES_VARINT_MAX 10
+
+/* Bytes of the shortest varint of v. */
+static inline size_t bytes_varint_size(uint64_t v)
+{
+    return 1 + (63u - (size_t)__builtin_clzll(v | 1)) / 7;
+}
+
+/* Writes the shortest varint of v to p, which has room for it; returns the place behind it. */
+static inline uint8_t *bytes_put_varint(uint8_t *p, uint64_t v)
+{
+    for (; v >= 0x80; v >>= 7)
+        *p++ = (uint8_t)(v | 0x80);
+    *p++ = (uint8_t)v;
+    return p;
+}
+
+/* Writes the tag of a field. */
+static inline uint8_t *bytes_put_tag(uint8_t *p, uint32_t field, enum bytes_wire type)
+{
+    return bytes_put_varint(p, (uint64_t)field << 3 | type);
 }
 
 /* Field number and wire type. False for field 0, tags above 32 bits and wire types 6 and 7. */

@@ -106,19 +106,10 @@ void bytesbuf_put_u64(struct bytesbuf *b, uint64_t v)
     bytesbuf_put(b, le, sizeof(le));
 }
 
-static size_t varint_encode(uint8_t out[10], uint64_t v)
-{
-    size_t n = 0;
-    for (; v >= 0x80; v >>= 7)
-        out[n++] = (uint8_t)(v | 0x80);
-    out[n++] = (uint8_t)v;
-    return n;
-}
-
 void bytesbuf_put_varint(struct bytesbuf *b, uint64_t v)
 {
-    uint8_t raw[10];
-    bytesbuf_put(b, raw, varint_encode(raw, v));
+    uint8_t raw[BYTES_VARINT_MAX];
+    bytesbuf_put(b, raw, (size_t)(bytes_put_varint(raw, v) - raw));
 }
 
 static void put_tag(struct bytesbuf *b, uint32_t field, enum bytes_wire type)
@@ -167,14 +158,13 @@ void bytesbuf_pb_end(struct bytesbuf *b, size_t mark)
 {
     if (b->failed)
         return;
-    uint8_t raw[10];
     size_t body = b->n - mark;
-    size_t len = varint_encode(raw, body);
+    size_t len = bytes_varint_size(body);
     if (len > 1) {
         if (bytesbuf_reserve(b, len - 1) == NULL)
             return;
         memmove(b->p + mark + len - 1, b->p + mark, body);
         b->n += len - 1;
     }
-    memcpy(b->p + mark - 1, raw, len);
+    bytes_put_varint(b->p + mark - 1, body);
 }

@@ -12,7 +12,6 @@
 
 #include "reactor/bytes.h"
 #include "reactor/err.h"
-#include "smb/pbw.h"
 
 enum {
     F_MOVE = 1,
@@ -34,32 +33,27 @@ enum {
 
 /* ---- building ---- */
 
-static size_t varint_size(uint64_t v)
-{
-    return 1 + (63u - (size_t)__builtin_clzll(v | 1)) / 7;
-}
-
 /* A field of this file: its tag is one byte. */
 static size_t int_size(uint64_t v)
 {
-    return 1 + varint_size(v);
+    return 1 + bytes_varint_size(v);
 }
 
 static size_t len_size(size_t body)
 {
-    return 1 + varint_size(body) + body;
+    return 1 + bytes_varint_size(body) + body;
 }
 
 static uint8_t *put_int(uint8_t *at, uint32_t field, uint64_t v)
 {
-    *at++ = (uint8_t)(field << 3 | PBW_VARINT);
-    return pbw_put_varint(at, v);
+    *at++ = (uint8_t)(field << 3 | BYTES_VARINT);
+    return bytes_put_varint(at, v);
 }
 
 static uint8_t *put_len(uint8_t *at, uint32_t field, size_t len)
 {
-    *at++ = (uint8_t)(field << 3 | PBW_BYTES);
-    return pbw_put_varint(at, len);
+    *at++ = (uint8_t)(field << 3 | BYTES_LEN);
+    return bytes_put_varint(at, len);
 }
 
 static uint8_t *put_bytes(uint8_t *at, uint32_t field, const uint8_t *data, size_t len)

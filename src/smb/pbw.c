@@ -54,14 +54,14 @@ void pbw_packed(struct pbw *p, uint32_t field, const uint64_t *v, size_t n)
     uint8_t tmp[PBW_MAX_FIELD];
     size_t len = 0;
     for (size_t i = 0; i < n; i++) {
-        len += (size_t)(pbw_put_varint(tmp, v[i]) - tmp);
+        len += (size_t)(bytes_put_varint(tmp, v[i]) - tmp);
     }
     if (n == 0) {
         return;
     }
     pbw_tag_varint(p, field << 3 | PBW_BYTES, len);
     for (size_t i = 0; i < n; i++) {
-        pbw_raw(p, tmp, (size_t)(pbw_put_varint(tmp, v[i]) - tmp));
+        pbw_raw(p, tmp, (size_t)(bytes_put_varint(tmp, v[i]) - tmp));
     }
 }
 

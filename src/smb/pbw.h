@@ -18,6 +18,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "reactor/bytes.h"
 #include "smb/abi.h"
 
 /* Open nested messages at one time. Deeper ones are not delimited: their fields land in the deepest
@@ -83,16 +84,6 @@ enum pbw_wire {
     PBW_FIXED32 = 5,
 };
 
-static inline uint8_t *pbw_put_varint(uint8_t *at, uint64_t v)
-{
-    while (v >= 0x80) {
-        *at++ = (uint8_t)(v | 0x80);
-        v >>= 7;
-    }
-    *at++ = (uint8_t)v;
-    return at;
-}
-
 /* Raw bytes of an already encoded message, or of the value of a bytes field. */
 static inline void pbw_raw(struct pbw *p, const void *data, size_t len)
 {
@@ -109,11 +100,11 @@ static inline void pbw_raw(struct pbw *p, const void *data, size_t len)
 static inline void pbw_tag_varint(struct pbw *p, uint32_t tag, uint64_t v)
 {
     if (__builtin_expect(p->end - p->cur >= PBW_MAX_FIELD, 1)) {
-        p->cur = pbw_put_varint(pbw_put_varint(p->cur, tag), v);
+        p->cur = bytes_put_varint(bytes_put_varint(p->cur, tag), v);
         return;
     }
     uint8_t tmp[PBW_MAX_FIELD];
-    pbw_raw(p, tmp, (size_t)(pbw_put_varint(pbw_put_varint(tmp, tag), v) - tmp));
+    pbw_raw(p, tmp, (size_t)(bytes_put_varint(bytes_put_varint(tmp, tag), v) - tmp));
 }
 
 /* uint32, uint64, bool, enum (non-negative). */
@@ -142,7 +133,7 @@ static inline void pbw_bool(struct pbw *p, uint32_t field, bool v)
 static inline void pbw_fixed32(struct pbw *p, uint32_t field, uint32_t v)
 {
     uint8_t tmp[PBW_MAX_FIELD];
-    uint8_t *at = pbw_put_varint(tmp, field << 3 | PBW_FIXED32);
+    uint8_t *at = bytes_put_varint(tmp, field << 3 | PBW_FIXED32);
     memcpy(at, &v, sizeof(v));
     pbw_raw(p, tmp, (size_t)(at - tmp) + sizeof(v));
 }
@@ -150,7 +141,7 @@ static inline void pbw_fixed32(struct pbw *p, uint32_t field, uint32_t v)
 static inline void pbw_fixed64(struct pbw *p, uint32_t field, uint64_t v)
 {
     uint8_t tmp[PBW_MAX_FIELD];
-    uint8_t *at = pbw_put_varint(tmp, field << 3 | PBW_FIXED64);
+    uint8_t *at = bytes_put_varint(tmp, field << 3 | PBW_FIXED64);
     memcpy(at, &v, sizeof(v));
     pbw_raw(p, tmp, (size_t)(at - tmp) + sizeof(v));
 }
@@ -188,7 +179,7 @@ void pbw_packed(struct pbw *p, uint32_t field, const uint64_t *v, size_t n);
 static inline void pbw_begin(struct pbw *p, uint32_t field)
 {
     uint8_t tmp[5];
-    size_t n = (size_t)(pbw_put_varint(tmp, field << 3 | PBW_BYTES) - tmp);
+    size_t n = (size_t)(bytes_put_varint(tmp, field << 3 | PBW_BYTES) - tmp);
     if (__builtin_expect(p->depth >= PBW_DEPTH, 0)) {
         p->too_deep++;
         p->depth++;

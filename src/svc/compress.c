@@ -187,21 +187,12 @@ static void start_over(struct compress *c)
         ZSTD_CCtx_reset(c->zstd, ZSTD_reset_session_only);
 }
 
-static size_t put_varint(uint8_t *p, uint64_t v)
-{
-    size_t n = 0;
-    for (; v >= 0x80; v >>= 7)
-        p[n++] = (uint8_t)(v | 0x80);
-    p[n++] = (uint8_t)v;
-    return n;
-}
-
 int compress_put(struct compress *c, const struct packet *pkt)
 {
     if (c->stale)
         start_over(c);
     uint8_t frame[11] = {PACKET_TAG};
-    size_t n = 1 + put_varint(frame + 1, pkt->size);
+    size_t n = (size_t)(bytes_put_varint(frame + 1, pkt->size) - frame);
     c->begun = true;
     int rc = feed(c, bytes_view(frame, n), false);
     for (size_t i = 0; rc == 0 && i < pkt->nparts; i++) {
@@ -227,8 +218,8 @@ int compress_finish(struct compress *c, struct packet *out, bool *none)
     size_t total = compress_held(c);
     uint32_t field = c->codec == COMPRESS_DEFLATE ? PBF_TracePacket_compressed_packets
                                                   : PBF_TracePacket_zstd_compressed_packets;
-    size_t head = put_varint(c->head, (uint64_t)field << 3 | BYTES_LEN);
-    head += put_varint(c->head + head, total);
+    uint8_t *end = bytes_put_varint(bytes_put_tag(c->head, field, BYTES_LEN), total);
+    size_t head = (size_t)(end - c->head);
     c->parts[0] = (struct iovec){c->head, head};
     for (size_t i = 0; i < c->used; i++)
         c->parts[i + 1] = (struct iovec){c->blocks[i], i + 1 < c->used ? SLICE : c->fill};

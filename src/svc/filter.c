@@ -177,27 +177,12 @@ void filter_free(struct filter *f)
 
 /* ---- one packet ---- */
 
-static uint32_t varint_len(uint64_t v)
-{
-    uint32_t n = 1;
-    for (; v >= 0x80; v >>= 7)
-        n++;
-    return n;
-}
-
 /* v in exactly n bytes, padded with redundant continuation bytes. */
 static void store_varint(uint8_t *p, uint64_t v, uint32_t n)
 {
     for (; n > 1; n--, v >>= 7)
         *p++ = (uint8_t)(v | 0x80);
     *p = (uint8_t)v;
-}
-
-static uint8_t *put_varint(uint8_t *p, uint64_t v)
-{
-    uint32_t n = varint_len(v);
-    store_varint(p, v, n);
-    return p + n;
 }
 
 static uint8_t *put_bytes(uint8_t *p, const void *from, size_t n)
@@ -223,9 +208,9 @@ static bool pass_len(struct pass *s, uint64_t tag, struct filter_rule rule)
         return false;
     if (rule.action == FILTER_DROP)
         return true;
-    s->out = put_varint(s->out, tag);
+    s->out = bytes_put_varint(s->out, tag);
     if (rule.action != FILTER_NESTED || data.n == 0) {
-        s->out = put_varint(s->out, data.n);
+        s->out = bytes_put_varint(s->out, data.n);
         if (rule.action == FILTER_STRING && data.n > 0) {
             memcpy(s->out, data.p, data.n);
             if (!filter_strings_apply(s->f->strings, rule.arg, (char *)s->out, data.n))
@@ -238,7 +223,7 @@ static bool pass_len(struct pass *s, uint64_t tag, struct filter_rule rule)
     }
     if (s->depth + 1 == MAX_DEPTH)
         return false;
-    uint32_t size_len = varint_len(data.n);
+    uint32_t size_len = (uint32_t)bytes_varint_size(data.n);
     s->f->levels[++s->depth] = (struct level){s->cur.p, s->out, size_len, rule.arg};
     s->out += size_len;
     s->cur = bytes_cur(data);
@@ -261,14 +246,14 @@ static bool pass_field(struct pass *s)
         if (!bytes_get_varint(&s->cur, &v))
             return false;
         if (rule.action == FILTER_SIMPLE)
-            s->out = put_varint(put_varint(s->out, tag), v);
+            s->out = bytes_put_varint(bytes_put_varint(s->out, tag), v);
         return true;
     case BYTES_FIXED64:
     case BYTES_FIXED32:
         if (!bytes_skip(&s->cur, (tag & 7) == BYTES_FIXED64 ? 8 : 4))
             return false;
         if (rule.action == FILTER_SIMPLE)
-            s->out = put_bytes(put_varint(s->out, tag), value, (size_t)(s->cur.p - value));
+            s->out = put_bytes(bytes_put_varint(s->out, tag), value, (size_t)(s->cur.p - value));
         return true;
     case BYTES_LEN:
         return pass_len(s, tag, rule);

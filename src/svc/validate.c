@@ -120,19 +120,9 @@ bool validate_packet(const struct iovec *parts, size_t nparts)
     return true;
 }
 
-static uint8_t *put_varint(uint8_t *p, uint64_t v)
-{
-    while (v >= 0x80) {
-        *p++ = (uint8_t)(v | 0x80);
-        v >>= 7;
-    }
-    *p++ = (uint8_t)v;
-    return p;
-}
-
 static uint8_t *put_field(uint8_t *p, uint32_t field, uint64_t v)
 {
-    return put_varint(put_varint(p, (uint64_t)field << 3 | BYTES_VARINT), v);
+    return bytes_put_varint(bytes_put_tag(p, field, BYTES_VARINT), v);
 }
 
 size_t validate_trailer(uint8_t out[VALIDATE_TRAILER_MAX], const struct validate_origin *origin)

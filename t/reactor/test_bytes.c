@@ -73,6 +73,23 @@ Test(bytes, varints_of_ten_bytes_and_no_more)
     cr_assert_eq(c.p, start);
 }
 
+Test(bytes, varints_written_are_read_and_have_their_size)
+{
+    for (unsigned bit = 0; bit < 64; bit++) {
+        for (int near = -1; near <= 1; near++) {
+            uint8_t raw[BYTES_VARINT_MAX];
+            uint64_t v = (UINT64_C(1) << bit) + (uint64_t)(int64_t)near, back = 0;
+            size_t n = (size_t)(bytes_put_varint(raw, v) - raw);
+            cr_expect_eq(n, bytes_varint_size(v), "%u %d", bit, near);
+            struct bytes_cur cur = bytes_cur(bytes_view(raw, n));
+            cr_expect(bytes_get_varint(&cur, &back) && bytes_done(&cur) && back == v);
+        }
+    }
+    uint8_t raw[BYTES_VARINT_MAX];
+    cr_expect_eq(bytes_put_tag(raw, 16, BYTES_LEN) - raw, 2);
+    cr_expect_arr_eq(raw, ((uint8_t[]){0x82, 0x01}), 2);
+}
+
 Test(bytes, varints_cut_off_at_every_length)
 {
     uint8_t raw[10];

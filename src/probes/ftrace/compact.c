@@ -43,7 +43,7 @@ static void put(struct compact *c, enum compact_column i, uint64_t v)
         col->cap = col->cap ? col->cap * 2 : COL_FIRST;
         col->p = alloc_resize(col->p, col->cap, 1);
     }
-    col->n = (uint32_t)(pbw_put_varint(col->p + col->n, v) - col->p);
+    col->n = (uint32_t)(bytes_put_varint(col->p + col->n, v) - col->p);
 }
 
 static void put_signed(struct compact *c, enum compact_column i, int64_t v)

@@ -26,14 +26,14 @@ struct out {
 
 static void put_varint(struct out *o, uint32_t number, uint64_t v)
 {
-    o->p = pbw_put_varint(pbw_put_varint(o->p, number << 3 | PBW_VARINT), v);
+    o->p = bytes_put_varint(bytes_put_varint(o->p, number << 3 | PBW_VARINT), v);
 }
 
 static bool put_bytes(struct out *o, uint32_t number, const void *data, size_t len)
 {
     if ((size_t)(o->end - o->p) < len + 2 * SCALAR_ROOM)
         return false;
-    o->p = pbw_put_varint(pbw_put_varint(o->p, number << 3 | PBW_BYTES), len);
+    o->p = bytes_put_varint(bytes_put_varint(o->p, number << 3 | PBW_BYTES), len);
     memcpy(o->p, data, len);
     o->p += len;
     return true;
@@ -219,7 +219,7 @@ int evenc_event(struct evenc *enc, const struct events_event *e, const uint8_t *
     if (e->special == EVENTS_RENAME && pid >= 0)
         u64set_add(&enc->meta->renames, (uint64_t)pid, NULL, NULL);
     size_t n = (size_t)(o.p - payload);
-    h.p = pbw_put_varint(pbw_put_varint(h.p, message_number(enc, e) << 3 | PBW_BYTES), n);
+    h.p = bytes_put_varint(bytes_put_varint(h.p, message_number(enc, e) << 3 | PBW_BYTES), n);
     size_t hn = (size_t)(h.p - head);
     memcpy(payload - hn, head, hn);
     *result = payload - hn;
