@@ -1,32 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Copying a file in slices of a task. Regular files are written in large pieces; a pipe or socket
- * gets as much as poll(2) says it takes without blocking, and is asked again a little later when it
- * takes nothing. The copy owns a duplicate of the source and the target; the struct lives until
- * filecopy_cancel, which may come from inside done.
+ * Copying a file in slices of a task. What a pipe or socket does not take at once it is asked about
+ * again a little later. The copy owns a duplicate of the source and the target; the struct lives
+ * until filecopy_cancel, which may come from inside done.
  */
 #include "svc/filecopy.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "reactor/alloc.h"
 #include "reactor/chrono.h"
 #include "reactor/task.h"
+#include "svc/filewr.h"
 
-#define PIECE      (256u << 10) /* one read and write of a regular file */
-#define PIECE_PIPE 4096u        /* what a pipe takes whole when poll says so (PIPE_BUF) */
-#define RETRY_NS   (10 * CHRONO_MS)
+#define PIECE    (256u << 10) /* one read and write */
+#define RETRY_NS (10 * CHRONO_MS)
 
 struct filecopy {
     struct task task;
     int in, out; /* own; -1 when given back */
-    bool regular;
+    enum filewr_target target;
     uint64_t at, size;
     uint64_t patience, last_progress;
     int err; /* the outcome */
@@ -51,30 +48,19 @@ static enum task_result finish(struct filecopy *c, int err)
     return TASK_DONE;
 }
 
-static bool takes_more(int fd)
-{
-    struct pollfd p = {.fd = fd, .events = POLLOUT};
-    return poll(&p, 1, 0) == 1;
-}
-
 /* Copies one piece: bytes moved, 0 when the target is not ready or the source is shorter than it
  * was, -errno. */
 static ssize_t copy_piece(struct filecopy *c, bool *ended)
 {
-    size_t want = c->regular ? PIECE : PIECE_PIPE;
-    if (want > c->size - c->at)
-        want = (size_t)(c->size - c->at);
-    if (!c->regular && !takes_more(c->out))
-        return 0;
+    size_t want = c->size - c->at < PIECE ? (size_t)(c->size - c->at) : PIECE;
     ssize_t n = pread(c->in, c->buf, want, (off_t)c->at);
     if (n <= 0) {
         *ended = n == 0;
         return n == 0 ? 0 : -errno;
     }
-    ssize_t put = write(c->out, c->buf, (size_t)n);
-    if (put < 0)
-        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-    return put;
+    struct iovec piece = {c->buf, (size_t)n};
+    ssize_t put = filewr_write(c->out, c->target, &piece, 1);
+    return put == -EAGAIN ? 0 : put;
 }
 
 static enum task_result run(void *arg, struct task_budget *budget)
@@ -104,13 +90,14 @@ static enum task_result run(void *arg, struct task_budget *budget)
 int filecopy_start(struct reactor *r, int in, int out, uint64_t size, uint64_t patience_ns,
                    filecopy_done *done, void *arg, struct filecopy **copy)
 {
-    struct stat st;
     struct filecopy *c = alloc_new(struct filecopy);
+    int err = filewr_inspect(&out, &c->target);
     c->buf = alloc_try(PIECE);
     c->in = fcntl(in, F_DUPFD_CLOEXEC, 0);
     c->out = out;
-    if (!c->buf || c->in < 0 || fstat(out, &st) != 0) {
-        int err = c->buf ? -errno : -ENOMEM;
+    if (!err)
+        err = !c->buf ? -ENOMEM : c->in < 0 ? -errno : 0;
+    if (err) {
         if (c->in >= 0)
             close(c->in);
         close(out);
@@ -118,7 +105,6 @@ int filecopy_start(struct reactor *r, int in, int out, uint64_t size, uint64_t p
         free(c);
         return err;
     }
-    c->regular = S_ISREG(st.st_mode);
     c->size = size;
     c->patience = patience_ns;
     c->last_progress = chrono_mono_ns();

@@ -7,8 +7,9 @@
  * session and nobody else, and costs one batch of memory at most.
  *
  * The descriptor may be shared with the consumer that passed it: its flags are never changed. A
- * pipe or a terminal is opened a second time through /proc to be non-blocking; a socket is written
- * with flags for the one call. SIGPIPE is taken back before anybody sees it.
+ * pipe or a terminal is opened a second time through /proc to be non-blocking; where that is not
+ * allowed, a pipe is written with a flag for the one call, as a socket is, and a terminal is
+ * refused. SIGPIPE is taken back before anybody sees it.
  *
  * Invariant: what is in a regular file ends at a packet boundary. When the disk is full in the
  * middle of a packet, the part that went in is cut off again.
@@ -31,6 +32,7 @@
 #include <unistd.h>
 
 #include "reactor/alloc.h"
+#include "reactor/bytes.h"
 #include "reactor/deadline.h"
 #include "reactor/err.h"
 #include "reactor/list.h"
@@ -42,8 +44,6 @@
 #define FRAME_BLOCK 1024 /* frames of one block of frame memory */
 #define IOV_STEP    1024 /* pieces of one call: IOV_MAX of Linux */
 
-enum target { TARGET_FILE, TARGET_STREAM, TARGET_SOCKET };
-
 struct frame {
     uint8_t bytes[FRAME_MAX];
 };
@@ -53,7 +53,7 @@ struct filewr {
     struct reactor *reactor; /* borrow */
     struct filewr_options opt;
     int fd; /* own: opt.fd, or the second opening of it; -1 once closed */
-    enum target target;
+    enum filewr_target target;
     enum filewr_state state;
     bool finishing, done, full;
     uint64_t written; /* bytes that went out or are held */
@@ -92,23 +92,20 @@ static void filewr_reap(void *arg)
     free(w);
 }
 
-/* What kind of thing fd is; for a stream, *fd becomes a descriptor of our own that never blocks. */
-static int inspect(int *fd, enum target *target)
+int filewr_inspect(int *fd, enum filewr_target *target)
 {
     struct stat st;
+    char path[40];
     if (fstat(*fd, &st) != 0)
         return -errno;
-    *target = TARGET_FILE;
-    if (S_ISSOCK(st.st_mode))
-        *target = TARGET_SOCKET;
+    *target = S_ISSOCK(st.st_mode) ? FILEWR_SOCKET : FILEWR_FILE;
     if (!S_ISFIFO(st.st_mode) && !S_ISCHR(st.st_mode))
         return 0;
-    *target = TARGET_STREAM;
-    char path[40];
+    *target = FILEWR_STREAM;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", *fd);
     int mine = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
-    if (mine < 0)
-        return 0; /* no /proc, or not ours to open: poll(2) before each write has to do */
+    if (mine < 0) /* no /proc, or not ours to open */
+        return S_ISFIFO(st.st_mode) || (fcntl(*fd, F_GETFL) & O_NONBLOCK) ? 0 : -errno;
     close(*fd);
     *fd = mine;
     return 0;
@@ -117,8 +114,8 @@ static int inspect(int *fd, enum target *target)
 int filewr_new(struct reactor *r, const struct filewr_options *opt, struct filewr **out)
 {
     int fd = opt->fd;
-    enum target target;
-    int rc = inspect(&fd, &target);
+    enum filewr_target target;
+    int rc = filewr_inspect(&fd, &target);
     struct filewr *w = rc == 0 ? alloc_try_array(1, sizeof(*w)) : NULL;
     if (w == NULL) {
         close(fd);
@@ -211,12 +208,8 @@ static struct frame *next_frame(struct filewr *w)
 
 static size_t fill_frame(struct frame *f, uint64_t size)
 {
-    size_t n = 0;
-    f->bytes[n++] = PACKET_TAG;
-    for (; size >= 0x80; size >>= 7)
-        f->bytes[n++] = (uint8_t)(size | 0x80);
-    f->bytes[n++] = (uint8_t)size;
-    return n;
+    f->bytes[0] = PACKET_TAG;
+    return (size_t)(bytes_put_varint(f->bytes + 1, size) - f->bytes);
 }
 
 struct packet_sink *filewr_begin(struct filewr *w)
@@ -254,8 +247,9 @@ static int put(struct packet_sink *sink, const struct packet *pkt)
 
 /* ---- writing ---- */
 
-/* writev that cannot kill the process: a SIGPIPE that this call raises is consumed here. */
-static ssize_t writev_quiet(int fd, const struct iovec *iov, int n)
+/* writev that cannot kill the process: a SIGPIPE that this call raises is consumed here. flags: of
+ * pwritev2(2). */
+static ssize_t writev_quiet(int fd, const struct iovec *iov, int n, int flags)
 {
     sigset_t pipe_set, before, pending;
     sigemptyset(&pipe_set);
@@ -263,7 +257,7 @@ static ssize_t writev_quiet(int fd, const struct iovec *iov, int n)
     sigpending(&pending);
     bool was_pending = sigismember(&pending, SIGPIPE) == 1;
     pthread_sigmask(SIG_BLOCK, &pipe_set, &before);
-    ssize_t got = writev(fd, iov, n);
+    ssize_t got = pwritev2(fd, iov, n, -1, flags);
     int err = errno;
     if (got < 0 && err == EPIPE && !was_pending) {
         static const struct timespec now = {0, 0};
@@ -277,10 +271,13 @@ static ssize_t writev_quiet(int fd, const struct iovec *iov, int n)
 
 static ssize_t write_stream(int fd, const struct iovec *iov, int n)
 {
-    /* Where the second opening failed the descriptor may block: ask first, and write no more than
-     * a pipe with room is bound to take. */
     if (fcntl(fd, F_GETFL) & O_NONBLOCK)
-        return writev_quiet(fd, iov, n);
+        return writev_quiet(fd, iov, n, 0);
+    ssize_t got = writev_quiet(fd, iov, n, RWF_NOWAIT);
+    if (got >= 0 || errno != EOPNOTSUPP)
+        return got;
+    /* Kernels that do not know the flag for pipes (before 6.4): ask first, and write no more than a
+     * pipe with room is bound to take. Whoever fills the pipe in between can still hold us. */
     struct pollfd p = {fd, POLLOUT, 0};
     if (poll(&p, 1, 0) == 0) {
         errno = EAGAIN;
@@ -289,22 +286,21 @@ static ssize_t write_stream(int fd, const struct iovec *iov, int n)
     struct iovec part = iov[0];
     if (part.iov_len > PIPE_BUF)
         part.iov_len = PIPE_BUF;
-    return writev_quiet(fd, &part, 1);
+    return writev_quiet(fd, &part, 1, 0);
 }
 
-/* Bytes taken, or -errno; -EAGAIN when the target takes nothing now. */
-static ssize_t write_some(struct filewr *w, struct iovec *iov, size_t n)
+ssize_t filewr_write(int fd, enum filewr_target target, struct iovec *iov, size_t n)
 {
     int count = (int)(n < IOV_STEP ? n : IOV_STEP);
     for (;;) {
         ssize_t got;
-        if (w->target == TARGET_SOCKET) {
+        if (target == FILEWR_SOCKET) {
             struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)count};
-            got = sendmsg(w->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-        } else if (w->target == TARGET_STREAM) {
-            got = write_stream(w->fd, iov, count);
+            got = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+        } else if (target == FILEWR_STREAM) {
+            got = write_stream(fd, iov, count);
         } else {
-            got = writev(w->fd, iov, count);
+            got = writev(fd, iov, count);
         }
         if (got > 0)
             return got;
@@ -353,7 +349,7 @@ static void cut_to_packet(struct filewr *w, uint64_t done)
     for (size_t i = 0; i < w->npackets && w->ends[i] <= done; i++)
         keep = w->ends[i];
     w->written += keep;
-    off_t at = w->target == TARGET_FILE ? lseek(w->fd, 0, SEEK_CUR) : -1;
+    off_t at = w->target == FILEWR_FILE ? lseek(w->fd, 0, SEEK_CUR) : -1;
     off_t excess = (off_t)(done - keep);
     if (at < excess || excess == 0)
         return;
@@ -367,7 +363,7 @@ int filewr_commit(struct filewr *w)
     size_t n = w->niov;
     uint64_t done = 0;
     while (w->state == FILEWR_OPEN && done < w->batch) {
-        ssize_t got = write_some(w, iov, n);
+        ssize_t got = filewr_write(w->fd, w->target, iov, n);
         int rc = got < 0 ? (int)got : 0;
         if (got > 0) {
             done += (uint64_t)got;
@@ -395,7 +391,7 @@ int filewr_commit(struct filewr *w)
 
 static void sync_file(const struct filewr *w)
 {
-    if (w->target == TARGET_FILE)
+    if (w->target == FILEWR_FILE)
         while (fdatasync(w->fd) != 0 && errno == EINTR)
             ;
 }
@@ -432,7 +428,7 @@ static void on_writable(void *arg, unsigned event)
     struct filewr *w = arg;
     (void)event;
     struct iovec rest = {w->held + w->held_at, w->held_n - w->held_at};
-    ssize_t got = write_some(w, &rest, 1);
+    ssize_t got = filewr_write(w->fd, w->target, &rest, 1);
     if (got == -EAGAIN)
         return;
     if (got < 0) {

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #include "svc/packet.h"
 
@@ -69,6 +70,20 @@ void filewr_finish(struct filewr *w, uint64_t timeout_ns);
 
 /* True once finish has closed the descriptor. */
 bool filewr_done(const struct filewr *w);
+
+/* ---- what the copy of a clone's file uses, too ---- */
+
+/* Kinds of descriptors that somebody else chose, by how they are written without waiting. */
+enum filewr_target { FILEWR_FILE, FILEWR_STREAM, FILEWR_SOCKET };
+
+/* What *fd is. A pipe or a terminal is replaced by a second opening that does not block, where that
+ * is allowed. 0, or -errno with *fd as it was: then it cannot be written to without waiting for its
+ * reader. */
+int filewr_inspect(int *fd, enum filewr_target *target);
+
+/* Writes some of the n pieces (at least 1). Bytes taken; -EAGAIN when it takes nothing now; -errno.
+ * Never a signal. */
+ssize_t filewr_write(int fd, enum filewr_target target, struct iovec *iov, size_t n);
 
 /* Creates the file for TraceConfig.output_path (R161): new, mode 0644. Returns the descriptor
  * (caller owns) or -errno with one line in why. */

@@ -16,6 +16,7 @@
 #include "reactor/chrono.h"
 #include "reactor/err.h"
 #include "reactor/reactor.h"
+#include "svc/filecopy.h"
 #include "svc/filewr.h"
 
 static struct reactor *r;
@@ -287,6 +288,85 @@ Test(filewr, R170_a_socket_that_nobody_reads_does_not_block)
     int fds[2];
     cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
     slow_target(fds[1], fds[0]);
+}
+
+/* Somebody else's pipes and terminals cannot be opened a second time: needs root to become somebody
+ * else. */
+static void become_somebody_else(void)
+{
+    if (geteuid() != 0)
+        cr_skip_test("needs root");
+    cr_assert_eq(seteuid(65534), 0);
+}
+
+Test(filewr, R170_a_pipe_of_somebody_else_does_not_block_either)
+{
+    int fds[2];
+    cr_assert_eq(pipe(fds), 0);
+    become_somebody_else();
+    slow_target(fds[1], fds[0]);
+}
+
+/* A terminal whose other end nobody reads takes a little and then holds whoever writes: the service
+ * waited in write(2) for good. */
+Test(filewr, a_terminal_of_somebody_else_is_refused)
+{
+    int master = posix_openpt(O_RDWR | O_NOCTTY);
+    if (master < 0 || grantpt(master) != 0 || unlockpt(master) != 0)
+        cr_skip_test("no terminals here");
+    int slave = open(ptsname(master), O_RDWR | O_NOCTTY);
+    cr_assert_geq(slave, 0);
+    int again = fcntl(slave, F_DUPFD_CLOEXEC, 0);
+    start(again, 0);
+    fill_batch(900000);
+    cr_expect_eq(filewr_state(w), FILEWR_BUSY, "ours is opened again, and does not hold us");
+    filewr_free(w);
+    w = NULL;
+    become_somebody_else();
+    struct filewr_options opt = {.fd = slave, .ready = on_ready};
+    cr_expect_eq(filewr_new(r, &opt, &w), -EACCES);
+    close(master);
+}
+
+static int copied = 1;
+
+static void on_copied(void *arg, int err, int out)
+{
+    (void)arg;
+    copied = err;
+    close(out);
+}
+
+/* The copy of a clone's file goes where the consumer says, like the file itself. */
+Test(filewr, a_copy_waits_for_its_reader_and_gets_no_signal)
+{
+    int fds[2];
+    struct filecopy *c = NULL;
+    signal(SIGPIPE, SIG_DFL);
+    FILE *in = tmpfile();
+    static char data[300000];
+    cr_assert_eq(fwrite(data, 1, sizeof(data), in), sizeof(data));
+    fflush(in);
+    cr_assert_eq(pipe(fds), 0);
+    fcntl(fds[0], F_SETFL, O_NONBLOCK);
+    cr_assert_eq(
+        filecopy_start(r, fileno(in), fds[1], sizeof(data), CHRONO_SEC, on_copied, NULL, &c), 0);
+    cr_expect_eq(read_all(fds[0], sizeof(data)), sizeof(data));
+    for (int i = 0; copied > 0 && i < 1000; i++)
+        reactor_tick(r, CHRONO_MS);
+    cr_expect_eq(copied, 0);
+    filecopy_cancel(c);
+    close(fds[0]);
+    copied = 1;
+    cr_assert_eq(pipe(fds), 0);
+    cr_assert_eq(
+        filecopy_start(r, fileno(in), fds[1], sizeof(data), CHRONO_SEC, on_copied, NULL, &c), 0);
+    close(fds[0]);
+    for (int i = 0; copied > 0 && i < 1000; i++)
+        reactor_tick(r, CHRONO_MS);
+    cr_expect_eq(copied, -EPIPE);
+    filecopy_cancel(c);
+    fclose(in);
 }
 
 Test(filewr, R170_a_reader_that_goes_away_sends_no_signal)
