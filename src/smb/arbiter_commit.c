@@ -267,8 +267,8 @@ static void send_parts(struct arbiter *arb, const struct commit_request *req)
     size_t e = 0;
     do {
         struct commit_request part = {
-            .moves = req->moves + m,
-            .entries = req->entries + e,
+            .moves = m < req->move_count ? &req->moves[m] : NULL,
+            .entries = e < req->entry_count ? &req->entries[e] : NULL,
             .patches = req->patches,
         };
         size_t cost = 0;
