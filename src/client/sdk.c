@@ -248,6 +248,14 @@ static void first_time(void)
     atexit(at_exit);
 }
 
+int sdk_prepare(void)
+{
+    if (sdk.forked)
+        return -EOWNERDEAD;
+    pthread_once(&once, first_time);
+    return 0;
+}
+
 /* sdk.lock held: nobody else starts or ends meanwhile. */
 static int start(const struct prodlink_cfg *cfg)
 {
@@ -288,11 +296,11 @@ int perfetto_init(const struct perfetto_options *options)
     if (size_kb > UINT32_MAX / 1024 || page_kb > UINT32_MAX / 1024 ||
         !abi_size_valid(cfg.shm_size_hint, cfg.shm_page_hint))
         return -EINVAL;
-    if (sdk.forked)
-        return -EOWNERDEAD;
-    pthread_once(&once, first_time);
+    int err = sdk_prepare();
+    if (err)
+        return err;
     pthread_mutex_lock(&sdk.lock);
-    int err = start(&cfg);
+    err = start(&cfg);
     pthread_mutex_unlock(&sdk.lock);
     return err;
 }

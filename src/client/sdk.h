@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The inside of libperfetto_c, shared by its parts: sdk.c (life of the library), sdk_source.c (data
- * sources), sdk_packet.c (packets and threads) and sdk_session.c (sessions). What programs see is
+ * sources), sdk_packet.c (packets and threads), sdk_session.c (sessions) and sdk_private.c (private
+ * services). What programs see is
  * in include/perfetto/public.
  */
 #ifndef CLIENT_SDK_H
@@ -85,6 +86,9 @@ struct sdk {
 };
 
 extern struct sdk sdk;
+
+/* What is done once in a process, before all else. 0; -EOWNERDEAD in a child of fork. */
+int sdk_prepare(void);
 
 /* Announces a use of sdk.io from a thread that is not the library's. 0; -ENOTCONN, -EOWNERDEAD,
  * -EDEADLK. Then sdk_leave() is due. */

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -31,11 +30,15 @@ def run(*cmd, env=None):
     return r.stdout
 
 
+# Goes with this program.
+TMP = tempfile.TemporaryDirectory(prefix="perfetto-sdk.")
+
+
 class Installed:
     """`make install DESTDIR=...`, once for all cases."""
 
     def __init__(self):
-        self.dest = tempfile.mkdtemp(prefix="perfetto-sdk.")
+        self.dest = os.path.join(TMP.name, "dest")
         self.built = {}
         run("make", "-C", tap.BUILDDIR, "install", f"DESTDIR={self.dest}")
         self.pc = next((d for d, _, names in os.walk(self.dest) if "perfetto_c.pc" in names), None)
@@ -49,7 +52,7 @@ class Installed:
     def program(self, source, static=False):
         """Builds a C file and returns the program's path."""
         if (source, static) not in self.built:
-            out = os.path.join(self.dest, os.path.basename(source)[:-2] + ("_static" if static else ""))
+            out = os.path.join(TMP.name, os.path.basename(source)[:-2] + ("_static" if static else ""))
             flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g"] + make_variable("SANITIZE_CFLAGS")
             libs = self.pkg_config("--libs")
             if static:
@@ -305,6 +308,22 @@ def _():
         s.bye(say)
 
 
+@tap.case("a program records itself, with a service of its own")
+def _():
+    path = installed().program("t/system/sdk_self.c")
+    with stack.Stack() as s:
+        os.mkdir(s.path("tmp"))
+        env = dict(s.env, LD_LIBRARY_PATH=installed().lib, TMPDIR=s.path("tmp"))
+        p = subprocess.run(
+            [path, s.bin_dir, s.path("out")], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
+        )
+        tap.expect_eq(p.returncode, 0, f"status; it said {p.stdout}")
+        with open(s.path("out"), "rb") as f:
+            events = [pb.first(x, 900) for x in pb.packets(f.read())]
+        tap.expect_eq([pb.first(e, 3) for e in events if e], [2, 3], "numbers")
+        tap.expect_eq(os.listdir(s.path("tmp")), [], "what the service left behind")
+
+
 @tap.case("the example of README builds, and its packets arrive")
 def _():
     with Corner() as s:
@@ -326,8 +345,4 @@ def _():
         s.end(r, "none")
 
 
-try:
-    tap.run()
-finally:
-    if _installed:
-        shutil.rmtree(_installed.dest, ignore_errors=True)
+tap.run()

@@ -14,7 +14,7 @@
 
 static struct perfetto_data_source sources[2];
 static struct perfetto_packet *held;
-static int calls[4]; /* of on_setup, on_start, on_stop, on_flush */
+static _Atomic int calls[4]; /* of on_setup, on_start, on_stop, on_flush */
 
 static void on_setup(void *user, uint32_t instance, const void *config, size_t len)
 {
