@@ -9,7 +9,7 @@
  * The descriptor may be shared with the consumer that passed it: its flags are never changed. A
  * pipe or a terminal is opened a second time through /proc to be non-blocking; where that is not
  * allowed, a pipe is written with a flag for the one call, as a socket is, and a terminal is
- * refused. SIGPIPE is taken back before anybody sees it.
+ * refused. SIGPIPE and SIGXFSZ are taken back before anybody sees them.
  *
  * Invariant: what is in a regular file ends at a packet boundary. When the disk is full in the
  * middle of a packet, the part that went in is cut off again.
@@ -55,6 +55,7 @@ struct filewr {
     int fd; /* own: opt.fd, or the second opening of it; -1 once closed */
     enum filewr_target target;
     enum filewr_state state;
+    int error; /* of FAILED */
     bool finishing, done, full;
     uint64_t written; /* bytes that went out or are held */
 
@@ -156,6 +157,11 @@ enum filewr_state filewr_state(const struct filewr *w)
     return w->state;
 }
 
+int filewr_error(const struct filewr *w)
+{
+    return w->error;
+}
+
 int filewr_fd(const struct filewr *w)
 {
     return w->fd;
@@ -247,21 +253,22 @@ static int put(struct packet_sink *sink, const struct packet *pkt)
 
 /* ---- writing ---- */
 
-/* writev that cannot kill the process: a SIGPIPE that this call raises is consumed here. flags: of
- * pwritev2(2). */
+/* writev that cannot kill the process: a SIGPIPE, or a SIGXFSZ of a limit on file sizes, that this
+ * call raises is consumed here. flags: of pwritev2(2). */
 static ssize_t writev_quiet(int fd, const struct iovec *iov, int n, int flags)
 {
-    sigset_t pipe_set, before, pending;
-    sigemptyset(&pipe_set);
-    sigaddset(&pipe_set, SIGPIPE);
+    sigset_t deadly, before, pending;
+    sigemptyset(&deadly);
+    sigaddset(&deadly, SIGPIPE);
+    sigaddset(&deadly, SIGXFSZ);
     sigpending(&pending);
-    bool was_pending = sigismember(&pending, SIGPIPE) == 1;
-    pthread_sigmask(SIG_BLOCK, &pipe_set, &before);
+    bool was_pending = sigismember(&pending, SIGPIPE) == 1 || sigismember(&pending, SIGXFSZ) == 1;
+    pthread_sigmask(SIG_BLOCK, &deadly, &before);
     ssize_t got = pwritev2(fd, iov, n, -1, flags);
     int err = errno;
-    if (got < 0 && err == EPIPE && !was_pending) {
+    if (got < 0 && (err == EPIPE || err == EFBIG) && !was_pending) {
         static const struct timespec now = {0, 0};
-        while (sigtimedwait(&pipe_set, NULL, &now) < 0 && errno == EINTR)
+        while (sigtimedwait(&deadly, NULL, &now) < 0 && errno == EINTR)
             ;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -300,7 +307,7 @@ ssize_t filewr_write(int fd, enum filewr_target target, struct iovec *iov, size_
         } else if (target == FILEWR_STREAM) {
             got = write_stream(fd, iov, count);
         } else {
-            got = writev(fd, iov, count);
+            got = writev_quiet(fd, iov, count, 0);
         }
         if (got > 0)
             return got;
@@ -376,6 +383,7 @@ int filewr_commit(struct filewr *w)
         if (rc != 0) {
             cut_to_packet(w, done);
             w->state = FILEWR_FAILED;
+            w->error = rc;
             filewr_begin(w);
             return rc;
         }
@@ -432,6 +440,7 @@ static void on_writable(void *arg, unsigned event)
     if (got == -EAGAIN)
         return;
     if (got < 0) {
+        w->error = (int)got;
         settle(w, FILEWR_FAILED);
         return;
     }
@@ -442,7 +451,9 @@ static void on_writable(void *arg, unsigned event)
 
 static void on_give_up(void *arg)
 {
-    settle(arg, FILEWR_FAILED);
+    struct filewr *w = arg;
+    w->error = -ETIMEDOUT;
+    settle(w, FILEWR_FAILED);
 }
 
 static void finish_now(void *arg)

@@ -46,6 +46,9 @@ void filewr_free(struct filewr *w);
 
 enum filewr_state filewr_state(const struct filewr *w);
 
+/* What made it FAILED: -errno, or -ETIMEDOUT when the target took nothing for too long. */
+int filewr_error(const struct filewr *w);
+
 /* The descriptor, for copying what is in the file already (R211). -1 once it is closed. */
 int filewr_fd(const struct filewr *w);
 

@@ -20,6 +20,7 @@
 #include "svc/consumer.h"
 #include "svc/drain.h"
 #include "svc/producer.h"
+#include "svc/filewr.h"
 #include "svc/service_int.h"
 #include "svc/session_int.h"
 
@@ -208,6 +209,11 @@ static void report_session(FILE *out, const struct session *s)
     fprintf(out, "session %" PRIu64 ": %s, uid %u, %zu buffers, %u instances, %u flushes pending\n",
             s->id, session_state_name(s->state), (unsigned)s->uid, s->nbuffers, s->ninstances,
             s->nflushes);
+    if (s->file)
+        fprintf(out, "  file: %" PRIu64 " bytes%s\n", filewr_written(s->file),
+                filewr_state(s->file) == FILEWR_BUSY ? ", waits for its reader" : "");
+    if (s->error)
+        fprintf(out, "  error: %s\n", s->error);
     for (size_t i = 0; i < s->nbuffers; i++) {
         const struct tbuf_stats *b = tbuf_stats(s->buffers[i].tb);
         fprintf(out,

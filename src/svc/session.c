@@ -448,7 +448,7 @@ void session_check_stopped(struct session *s)
         session_complete_stop(s);
 }
 
-static void set_error(struct session *s, const char *error)
+void session_set_error(struct session *s, const char *error)
 {
     if (error && error[0]) {
         free(s->error);
@@ -466,7 +466,7 @@ void session_disable(struct session *s, const char *error)
 {
     if (s->state != SESSION_CONFIGURED && s->state != SESSION_STARTED)
         return; /* R7 */
-    set_error(s, error);
+    session_set_error(s, error);
     stop_instances(s, s->state == SESSION_CONFIGURED); /* L5 */
     deadline_cancel(&s->snapshot);
     if (s->instances_in[DSINST_STOPPED] == s->ninstances) {
@@ -514,7 +514,7 @@ static void leave_consumer(struct session *s)
 void session_free(struct session *s, const char *error)
 {
     bool ended = s->state == SESSION_DISABLED && !s->settling;
-    set_error(s, error);
+    session_set_error(s, error);
     if (ended || s->state == SESSION_CLONED) {
         struct consumer *c = service_consumer_of(s->svc, s->consumer);
         if (c && c->session == s->id)

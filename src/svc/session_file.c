@@ -76,11 +76,18 @@ static void end_file(struct session *s)
 /* The file is full or broken (R168, R169). */
 static void end_early(struct session *s)
 {
-    if (filewr_state(s->file) == FILEWR_FAILED)
-        log_warn("session %" PRIu64 ": writing into its file failed; the session ends", s->id);
-    else
+    if (filewr_state(s->file) == FILEWR_FAILED) {
+        char why[160];
+        snprintf(why, sizeof(why),
+                 "writing into the output file failed after %" PRIu64
+                 " bytes: %s; what was written stays readable",
+                 filewr_written(s->file), err_text(filewr_error(s->file)));
+        log_warn("session %" PRIu64 " ends: %s", s->id, why);
+        session_set_error(s, why);
+    } else {
         log_info("session %" PRIu64 ": its file has reached max_file_size_bytes; the session ends",
                  s->id);
+    }
     end_file(s);
     if (session_running(s))
         session_disable(s, NULL);

@@ -41,6 +41,9 @@ void session_stopped(struct session *s);
 /* MSG_CP_* to its consumer's endpoint: the end of tracing (R33). */
 void session_notify_disabled(struct session *s);
 
+/* What its consumer is told at the end; NULL and "" change nothing. */
+void session_set_error(struct session *s, const char *error);
+
 /* The machine in a word: it writes data and its producers are told. */
 static inline bool session_running(const struct session *s)
 {

@@ -15,6 +15,7 @@
 
 #include "reactor/alloc.h"
 #include "reactor/chrono.h"
+#include "reactor/defaults.h"
 #include "reactor/err.h"
 #include "svc/producer.h"
 #include "svc/service_int.h"
@@ -28,6 +29,7 @@ struct batch {
     struct packet_sink *sink;
     size_t size; /* sum of the packets so far, before filter and compression (R103) */
     size_t threshold;
+    uint64_t end_ns; /* monotonic: no more packets of producers from then on; 0: no such end */
     size_t trailers; /* bytes of session.trailers in use */
 };
 
@@ -62,8 +64,8 @@ static int put(struct batch *b, const struct packet *pkt)
         return put_raw(b, pkt);
     bool failed;
     int err = filter_packet(b->s->filter, pkt, &filtered, &failed);
-    /* One that does not parse is an empty packet in a file and in a compressed batch, and nothing at
-     * all for a consumer that reads (R137). */
+    /* One that does not parse is an empty packet in a file and in a compressed batch, and nothing
+     * at all for a consumer that reads (R137). */
     if (!err && failed && !b->s->file && !b->s->compress)
         return 0;
     return err ? err : put_raw(b, &filtered);
@@ -300,6 +302,8 @@ static int put_buffer(struct batch *b, size_t index, bool *more)
         int err = put_packet(b, (int)index, &p);
         if (err)
             return err;
+        if (b->end_ns && chrono_mono_ns() >= b->end_ns)
+            break;
     }
     *more = true;
     return 0;
@@ -430,6 +434,8 @@ static int prepare(struct session *s, size_t threshold)
 int session_read_batch(struct session *s, size_t threshold, struct packet_sink *sink, bool *more)
 {
     struct batch b = {.s = s, .sink = sink, .threshold = threshold};
+    if (s->filter || s->compress) /* may cost more than the loop has time for a batch */
+        b.end_ns = chrono_mono_ns() + DEFAULTS_TASK_BUDGET_NS;
     bool left = false;
     int err = prepare(s, threshold);
     if (!err)

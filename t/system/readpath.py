@@ -4,8 +4,8 @@
 import contextlib
 import os
 import resource
+import subprocess
 import sys
-import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import pb
@@ -29,7 +29,7 @@ def say_slices(w):
 
 def large_producer(w, name="large"):
     """A producer with pages of 32 KiB."""
-    return w.producer(name, [name], init=pb.put(4, PAGE_KB << 10) + pb.put(5, PAGE_KB * 32 << 10))
+    return w.producer(name, [name], init=pb.put(1, PAGE_KB << 10) + pb.put(2, PAGE_KB * 32 << 10))
 
 
 def write_large(p, n, size, writer=1):
@@ -99,5 +99,170 @@ def _():
         say_slices(w)
 
 
-if __name__ == "__main__":
-    tap.run()
+def file_config(period_ms=100):
+    return pb.put(8, 1) + pb.put(9, period_ms)
+
+
+def read_file(path):
+    """Packets of a trace file; all of it must parse."""
+    with open(path, "rb") as f:
+        return list(pb.packets(f.read()))
+
+
+def spoil(p, count, size=20000):
+    """Packets 0 .. count - 1."""
+    for n in range(count):
+        write_large(p, n, size)
+
+
+@tap.case("64 MB are drained into a file in slices")
+def _():
+    with peer.World() as w:
+        path = w.stack.path("out")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        p, c = begin(w, 80 << 10, file_config(60000), [fd])
+        for n in range(2100):
+            p.write([peer.packet(n, 31000)], drop=True)
+        p.ask("Sync")
+        c.stop()
+        tap.expect_eq(sorted(large_ones(read_file(path))), list(range(2100)), "packets in the file")
+        tap.expect_eq(w.traced.poll(), None)
+        say_slices(w)
+        os.close(fd)
+
+
+@tap.case("a pipe whose reader stalls holds up its session only, and gets all in the end")
+def _():
+    with peer.World() as w:
+        r, wr = os.pipe()
+        p, c = begin(w, 16 << 10, file_config(), [wr])
+        os.close(wr)
+        spoil(p, 100)
+        w.until("the pipe to be full", lambda: any("waits for its reader" in line for line in w.report()))
+        before = w.memory_kb()
+        other, watcher = w.producer("other", ["other"]), w.consumer()
+        watcher.enable(peer.config(["other"]))
+        other.until_started()
+        for n in range(30):
+            other.write([peer.packet(n)])
+        tap.expect_eq(list(peer.by_sequence(watcher.read()).values()), [list(range(30))], "the other session")
+        tap.expect(w.grown_kb(before) < 8 << 10, "memory grew while the pipe was full")
+        end = c.call("DisableTracing")
+        data = b""
+        os.set_blocking(r, False)
+        while not c.enabled.done:
+            w.pump(0.01)
+            with contextlib.suppress(BlockingIOError):
+                data += os.read(r, 1 << 16)
+        while piece := os.read(r, 1 << 16):
+            data += piece
+        os.close(r)
+        tap.expect(end.done and c.error() == "", "the session ended well")
+        tap.expect_eq(sorted(large_ones(pb.packets(data))), list(range(100)), "packets in the pipe")
+
+
+def expect_failed(w, c, word):
+    error = c.error()
+    tap.expect("output file" in error and word in error and "\n" not in error, f"the consumer is told '{error}'")
+    tap.expect(any(word in line for line in w.report() if "error: " in line), "the report says why")
+    tap.expect(word in w.stack.log_of(w.traced), "the log says why")
+    other, watcher = w.producer("other", ["other"]), w.consumer()
+    watcher.enable(peer.config(["other"]))
+    other.until_started()
+    other.write([peer.packet(7)])
+    tap.expect_eq(list(peer.by_sequence(watcher.read()).values()), [[7]], "another session goes on")
+
+
+@tap.case("a full device ends the session and says why")
+def _():
+    if not os.path.exists("/dev/full"):
+        tap.skip("no /dev/full")
+    with peer.World() as w:
+        fd = os.open("/dev/full", os.O_WRONLY)
+        p, c = begin(w, 1024, file_config(), [fd])
+        os.close(fd)
+        expect_failed(w, c, "No space left")
+        tap.expect_eq(len(p.stopped), 1, "the producer is stopped")
+
+
+@tap.case("a pipe whose reader is gone ends the session and says why")
+def _():
+    with peer.World() as w:
+        r, wr = os.pipe()
+        _p, c = begin(w, 1024, file_config(), [wr])
+        os.close(wr)
+        os.close(r)
+        expect_failed(w, c, "Broken pipe")
+
+
+@tap.case("a disk that fills up ends the session at a packet; what was written stays readable")
+def _():
+    with peer.World() as w:
+        path = w.stack.path("out")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        limit = 1234567
+        resource.prlimit(w.traced.pid, resource.RLIMIT_FSIZE, (limit, limit))
+        p, c = begin(w, 16 << 10, file_config(), [fd])
+        spoil(p, 150)
+        expect_failed(w, c, "File too large")
+        got = sorted(large_ones(read_file(path)))
+        tap.expect_eq(got, list(range(len(got))), "packets in the file")
+        tap.expect(40 <= len(got) <= 61, f"{len(got)} packets of 20000 bytes in {limit} bytes")
+        tap.expect(os.path.getsize(path) > limit - 20200, "room for another packet was left")
+        os.close(fd)
+
+
+@tap.case("a file system that fills up, mounted for this test alone")
+def _():
+    if os.getuid() != 0:
+        tap.skip("needs root")
+    with peer.World() as w:
+        mount = w.stack.path("small")
+        os.mkdir(mount)
+        script = 'mount -t tmpfs -o size=1m none "$0" && : >"$0/out" && echo done && read -r line'
+        child = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", script, mount], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        try:
+            if child.stdout.readline() != b"done\n":
+                tap.skip("mounts in a namespace of one's own are not allowed here")
+            path = f"/proc/{child.pid}/root{mount}/out"
+            fd = os.open(path, os.O_RDWR)
+            p, c = begin(w, 16 << 10, file_config(), [fd])
+            spoil(p, 150)
+            expect_failed(w, c, "No space left")
+            got = sorted(large_ones(read_file(path)))
+            tap.expect_eq(got, list(range(len(got))), "packets in the file")
+            tap.expect(40 <= len(got) <= 53, f"{len(got)} packets of 20000 bytes in 1 MiB")
+            os.close(fd)
+        finally:
+            child.communicate(b"\n")
+
+
+@tap.case("a mixed load: what the longest slice was")
+def _():
+    with peer.World() as w:
+        fd = os.open(w.stack.path("out"), os.O_RDWR | os.O_CREAT)
+        p, c = begin(w, 16 << 10, file_config() + pb.put(24, 1), [fd])
+        q, d = w.producer("other", ["other"]), w.consumer()
+        d.enable(peer.config(["other"], buffers=((16 << 10, 0),)))
+        q.until_started()
+        for n in range(600):
+            p.write([peer.packet(n, 31000)], drop=True)
+            q.write([peer.packet(n, 3000)], drop=True)
+            if n % 100 == 50:
+                d.read()
+            if n % 200 == 150:
+                k = w.consumer()
+                ok, reply = k.ask("CloneSession", pb.put(1, 2))
+                tap.expect(ok and pb.first(reply, 1, 0) == 1, "a clone")
+                k.read()
+                k.close()
+        d.stop()
+        c.stop()
+        os.close(fd)
+        tap.expect_eq(report_number(w, "loop: slices ") > 0, True, "slices are counted")
+        say_slices(w)
+
+
+tap.run()
