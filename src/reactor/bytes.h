@@ -66,6 +66,14 @@ static inline bool bytes_equal(struct bytes_view a, struct bytes_view b)
     return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
 }
 
+/* Order of the bytes, then of the lengths: negative, 0, positive. */
+static inline int bytes_compare(struct bytes_view a, struct bytes_view b)
+{
+    size_t n = a.n < b.n ? a.n : b.n;
+    int order = n ? memcmp(a.p, b.p, n) : 0;
+    return order ? order : (a.n > b.n) - (a.n < b.n);
+}
+
 /* FNV-1a, 64 bits. For tables of names: whoever chooses the names can make two collide. */
 static inline uint64_t bytes_hash(struct bytes_view v)
 {

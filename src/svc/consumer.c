@@ -316,7 +316,8 @@ static void on_query(struct consumer *c, void *payload)
 {
     const struct msg_query *m = payload;
     struct query q = {c, m->cookie};
-    statequery_answer(c->svc, c->uid, m->sessions_only, query_part, &q);
+    if (statequery_answer(c->svc, c->uid, m->sessions_only, query_part, &q))
+        consumer_result(c, m->cookie, false);
 }
 
 static void on_capabilities(struct consumer *c, void *payload) /* R207 */

@@ -27,6 +27,9 @@
  * cost the producer its connection. */
 #define CONFIG_MAX 130900
 
+/* Pairs of an entry and a registration with its name that are looked at in one go. */
+#define MATCHES_MAX (1u << 18)
+
 const char *dsinst_state_name(enum dsinst_state state)
 {
     static const char *const names[] = {
@@ -121,6 +124,25 @@ static struct dsconfig *make_config(const struct session *s, size_t entry)
     return dsconfig_new(e->config.v, e->config.n, &fields);
 }
 
+/* The config of an entry's instances, which is the same for all of them: made once and kept by the
+ * session. A reference, or NULL when there is no memory. */
+static struct dsconfig *config_of(struct session *s, size_t entry)
+{
+    if (!s->configs)
+        s->configs = alloc_try_array(s->cfg->nsources, sizeof(struct dsconfig *));
+    if (s->configs && !s->configs[entry])
+        s->configs[entry] = make_config(s, entry);
+    return s->configs && s->configs[entry] ? dsconfig_ref(s->configs[entry]) : NULL;
+}
+
+void dsinst_forget_configs(struct session *s)
+{
+    for (size_t i = 0; s->configs && i < s->cfg->nsources; i++)
+        dsconfig_unref(s->configs[i]);
+    free(s->configs);
+    s->configs = NULL;
+}
+
 static void send_config(struct dsinst *i, enum msg_kind kind)
 {
     struct msg_config m = {.instance = i->id, .config = dsconfig_ref(i->config)};
@@ -136,7 +158,7 @@ struct dsinst *dsinst_setup(struct session *s, size_t entry, struct datasource *
                          (const char *)ds->name.p);
         return NULL;
     }
-    struct dsconfig *config = make_config(s, entry);
+    struct dsconfig *config = config_of(s, entry);
     uint16_t target = (uint16_t)s->cfg->sources[entry].target;
     int err = !config                  ? -ENOMEM
               : config->n > CONFIG_MAX ? ERR_QUOTA
@@ -171,17 +193,6 @@ struct dsinst *dsinst_setup(struct session *s, size_t entry, struct datasource *
     return i;
 }
 
-void dsinst_setup_all(struct session *s)
-{
-    for (size_t entry = 0; entry < s->cfg->nsources; entry++) {
-        list_for_each (it, &s->svc->sources) {
-            struct datasource *ds = list_entry(it, struct datasource, node);
-            if (dsinst_matches(s, entry, ds))
-                dsinst_setup(s, entry, ds);
-        }
-    }
-}
-
 /* Sets it up in one session, and starts it if the session runs. */
 static void setup_and_start(struct session *s, size_t entry, struct datasource *ds)
 {
@@ -196,6 +207,7 @@ void dsinst_setup_late(struct service *svc, struct datasource *ds)
         struct session *s = list_entry(it, struct session, node);
         if (s->state != SESSION_CONFIGURED && s->state != SESSION_STARTED)
             continue; /* R34 */
+        tracecfg_begin_matching(s->cfg);
         for (size_t entry = 0; entry < s->cfg->nsources; entry++) {
             if (dsinst_matches(s, entry, ds))
                 setup_and_start(s, entry, ds);
@@ -214,16 +226,66 @@ static bool has_instance(const struct session *s, const struct producer *p, uint
     return false;
 }
 
-void dsinst_setup_changed(struct session *s)
+/* Index of the first of the n sorted registrations with that name or a later one. */
+static size_t first_named(struct datasource *const *all, size_t n, struct bytes_view name)
 {
+    size_t lo = 0, hi = n;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (bytes_compare(all[mid]->name, name) < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+/* Calls `setup` for all that match, entry by entry. Many entries and many registrations of one name
+ * are bounded: a config and a producer may have thousands of each. */
+static void each_match(struct session *s, void (*setup)(struct session *s, size_t entry,
+                                                        struct datasource *ds, uint64_t first))
+{
+    size_t n = s->svc->nsources, tried = 0;
+    struct datasource **all = producer_sources(s->svc);
     uint64_t first = s->svc->last_instance + 1;
-    for (size_t entry = 0; entry < s->cfg->nsources; entry++) {
-        list_for_each (it, &s->svc->sources) {
-            struct datasource *ds = list_entry(it, struct datasource, node);
-            if (dsinst_matches(s, entry, ds) && !has_instance(s, ds->producer, first))
-                setup_and_start(s, entry, ds);
+    tracecfg_begin_matching(s->cfg);
+    for (size_t entry = 0; all && entry < s->cfg->nsources; entry++) {
+        struct bytes_view name = s->cfg->sources[entry].name;
+        for (size_t i = first_named(all, n, name); i < n && bytes_equal(all[i]->name, name); i++) {
+            if (++tried > MATCHES_MAX || s->ninstances >= SESSION_INSTANCES_MAX) {
+                log_warn_limited("session %llu: more data sources match its config than are looked "
+                                 "at; the rest is not set up",
+                                 (unsigned long long)s->id);
+                free(all);
+                return;
+            }
+            if (dsinst_matches(s, entry, all[i]))
+                setup(s, entry, all[i], first);
         }
     }
+    free(all);
+}
+
+static void setup_new(struct session *s, size_t entry, struct datasource *ds, uint64_t first)
+{
+    (void)first;
+    dsinst_setup(s, entry, ds);
+}
+
+void dsinst_setup_all(struct session *s)
+{
+    each_match(s, setup_new);
+}
+
+static void setup_added(struct session *s, size_t entry, struct datasource *ds, uint64_t first)
+{
+    if (!has_instance(s, ds->producer, first))
+        setup_and_start(s, entry, ds);
+}
+
+void dsinst_setup_changed(struct session *s)
+{
+    each_match(s, setup_added);
 }
 
 /* ---- start and stop ---- */

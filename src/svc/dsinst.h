@@ -73,6 +73,9 @@ struct dsinst *dsinst_setup(struct session *s, size_t entry, struct datasource *
 /* Sets up all that matches: at EnableTracing, in the order of R65. */
 void dsinst_setup_all(struct session *s);
 
+/* The session's config is about to change or go: forgets what was made of it. */
+void dsinst_forget_configs(struct session *s);
+
 /* A registration appeared: sets it up in every session that wants it, and starts it where the
  * session runs (R62). */
 void dsinst_setup_late(struct service *svc, struct datasource *ds);

@@ -142,12 +142,34 @@ static void take_register(struct producer *p, struct msg_request *m)
         return;
     }
     ds->producer = p;
+    ds->order = ++p->svc->last_source;
     list_push_back(&p->svc->sources, &ds->node);
     list_push_back(&p->sources, &ds->in_producer);
     p->nsources++;
     p->source_bytes += ds->descriptor.n;
     p->svc->nsources++;
     dsinst_setup_late(p->svc, ds);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct datasource *x = *(struct datasource *const *)a,
+                            *y = *(struct datasource *const *)b;
+    int order = bytes_compare(x->name, y->name);
+    return order ? order : (x->order > y->order) - (x->order < y->order);
+}
+
+struct datasource **producer_sources(const struct service *svc)
+{
+    struct datasource **all =
+        svc->nsources ? alloc_try_array(svc->nsources, sizeof(struct datasource *)) : NULL;
+    size_t n = 0;
+    if (!all)
+        return NULL;
+    list_for_each (it, &svc->sources)
+        all[n++] = list_entry(it, struct datasource, node);
+    qsort(all, n, sizeof(struct datasource *), by_name);
+    return all;
 }
 
 static void take_update(struct producer *p, struct msg_request *m)

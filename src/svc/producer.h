@@ -29,6 +29,7 @@ struct datasource {
     struct list node;           /* in service.sources */
     struct list in_producer;    /* in producer.sources */
     struct producer *producer;  /* borrow */
+    uint64_t order;             /* of registration, ascending over all producers */
     uint64_t id;                /* descriptor id, 0: none */
     struct msg_body descriptor; /* own: encoded DataSourceDescriptor */
     struct bytes_view name;     /* borrow: into the descriptor */
@@ -98,6 +99,10 @@ struct producer {
 /* Makes the endpoint: see service_add_producer. */
 int producer_new(struct service *svc, const struct service_producer *p, uint64_t *endpoint,
                  bool *adopted);
+
+/* All registrations, by name and then by order: svc->nsources pointers. The caller frees the array;
+ * NULL when there is no memory, or nothing is registered. */
+struct datasource **producer_sources(const struct service *svc);
 
 /* Takes it apart at once, without scraping; for service_free and for the end of a farewell. */
 void producer_destroy(struct producer *p);

@@ -95,7 +95,7 @@ struct service {
     struct idmap_ids buffer_ids;
     struct idmap instances; /* DataSourceInstanceID -> struct dsinst */
 
-    uint64_t last_session, last_instance, last_flush; /* handed out last */
+    uint64_t last_session, last_instance, last_flush, last_source; /* handed out last */
 
     struct task drain;       /* svc/drain */
     struct list drain_queue; /* struct producer.drain_node: who has work, in turn */

@@ -191,7 +191,7 @@ void session_destroy(struct session *s)
     filter_free(s->filter);
     compress_free(s->compress);
     bytesbuf_fini(&s->concurrent);
-    tracecfg_free(s->cfg);
+    session_set_config(s, NULL);
     free(s->detach_key.p);
     free(s->error);
     list_remove(&s->node);
@@ -548,6 +548,13 @@ void session_free(struct session *s, const char *error)
 
 /* ---- ChangeTraceConfig (12.3) ---- */
 
+void session_set_config(struct session *s, struct tracecfg *cfg)
+{
+    dsinst_forget_configs(s);
+    tracecfg_free(s->cfg);
+    s->cfg = cfg;
+}
+
 void session_change(struct session *s, const struct tracecfg *cfg)
 {
     struct tracecfg *changed;
@@ -555,8 +562,7 @@ void session_change(struct session *s, const struct tracecfg *cfg)
         return; /* R193 */
     if (tracecfg_change(s->cfg, cfg, &changed))
         return;
-    tracecfg_free(s->cfg);
-    s->cfg = changed;
+    session_set_config(s, changed);
     dsinst_setup_changed(s);
 }
 

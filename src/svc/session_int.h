@@ -44,6 +44,9 @@ void session_notify_disabled(struct session *s);
 /* What its consumer is told at the end; NULL and "" change nothing. */
 void session_set_error(struct session *s, const char *error);
 
+/* Takes cfg in place of the config it has; NULL: at its end. */
+void session_set_config(struct session *s, struct tracecfg *cfg);
+
 /* The machine in a word: it writes data and its producers are told. */
 static inline bool session_running(const struct session *s)
 {

@@ -125,10 +125,8 @@ static void record(struct session *s, const struct producer *p, const struct tra
 static void set_duration(struct session *s, uint32_t ms)
 {
     struct tracecfg *changed;
-    if (tracecfg_with_duration(s->cfg, ms, &changed))
-        return;
-    tracecfg_free(s->cfg);
-    s->cfg = changed;
+    if (tracecfg_with_duration(s->cfg, ms, &changed) == 0)
+        session_set_config(s, changed);
 }
 
 /* A clone_trigger_hit that waits for its delay. */

@@ -96,7 +96,8 @@ struct session {
     uid_t uid;                  /* of the consumer that created it */
     uint64_t consumer;          /* actor id of the endpoint it is attached to; 0: none */
     struct msg_body detach_key; /* own; empty while attached */
-    struct tracecfg *cfg;       /* own */
+    struct tracecfg *cfg;       /* own; changed by session_set_config */
+    struct dsconfig **configs;  /* own, of cfg->nsources: for instances; NULL: none yet */
     enum session_state state;
     uint64_t state_since; /* boot ns */
     uint64_t farewell;    /* cookie of EnableTracing, answered when the file is complete */
@@ -165,7 +166,7 @@ struct session {
     struct list triggers; /* struct session_trigger, in order of arrival */
     uint32_t ntriggers;
     size_t trigger_texts; /* bytes of the names in them */
-    bool triggered; /* one was received, ever (R102) */
+    bool triggered;       /* one was received, ever (R102) */
     struct deadline trigger_timeout, trigger_stop;
     struct list trigger_clones; /* clone_trigger_hit events to come */
 

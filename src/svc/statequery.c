@@ -7,11 +7,10 @@
  */
 #include "svc/statequery.h"
 
+#include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "protos/fieldnum.h"
-#include "reactor/alloc.h"
 #include "svc/producer.h"
 #include "svc/service_int.h"
 #include "svc/session_int.h"
@@ -113,35 +112,15 @@ static void add_source(struct answer *a, const struct datasource *ds) /* R203 */
 
 /* ---- the whole ---- */
 
-struct sorted {
-    const struct datasource *ds;
-    uint32_t order;
-};
-
-static int by_name(const void *a, const void *b)
+static int add_sources(struct answer *a, const struct service *svc)
 {
-    const struct sorted *x = a, *y = b;
-    const struct bytes_view *n = &x->ds->name, *m = &y->ds->name;
-    int order = memcmp(n->p, m->p, n->n < m->n ? n->n : m->n);
-    if (order)
-        return order;
-    if (n->n != m->n)
-        return n->n < m->n ? -1 : 1;
-    return (x->order > y->order) - (x->order < y->order);
-}
-
-static void add_sources(struct answer *a, struct service *svc)
-{
-    struct sorted *all = alloc_array(svc->nsources, sizeof(*all));
-    uint32_t n = 0;
-    list_for_each (it, &svc->sources) {
-        all[n] = (struct sorted){list_entry(it, struct datasource, node), n};
-        n++;
-    }
-    qsort(all, n, sizeof(*all), by_name);
-    for (uint32_t i = 0; i < n; i++)
-        add_source(a, all[i].ds);
+    struct datasource **all = producer_sources(svc);
+    if (!all && svc->nsources)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < svc->nsources; i++)
+        add_source(a, all[i]);
     free(all);
+    return 0;
 }
 
 static void add_head(struct answer *a, const struct service *svc) /* R201 */
@@ -155,9 +134,10 @@ static void add_head(struct answer *a, const struct service *svc) /* R201 */
     bytesbuf_pb_varint(&a->state, PBF_TracingServiceState_supports_tracing_sessions, 1);
 }
 
-void statequery_answer(struct service *svc, uid_t uid, bool sessions_only, statequery_part *part,
-                       void *arg)
+int statequery_answer(struct service *svc, uid_t uid, bool sessions_only, statequery_part *part,
+                      void *arg)
 {
+    int err = 0;
     struct answer a = {.part = part, .arg = arg};
     bytesbuf_init(&a.state, PART_MAX + ENTRY_MAX);
     bytesbuf_init(&a.entry, ENTRY_MAX);
@@ -170,9 +150,11 @@ void statequery_answer(struct service *svc, uid_t uid, bool sessions_only, state
     if (!sessions_only) {
         list_for_each (it, &svc->producers)
             add_producer(&a, list_entry(it, struct producer, node));
-        add_sources(&a, svc);
+        err = add_sources(&a, svc);
     }
-    send_part(&a, false);
+    if (!err)
+        send_part(&a, false);
     bytesbuf_fini(&a.state);
     bytesbuf_fini(&a.entry);
+    return err;
 }

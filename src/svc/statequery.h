@@ -19,8 +19,9 @@ struct service;
  * more is false for the last. */
 typedef void statequery_part(void *arg, struct bytesbuf *response, bool more);
 
-/* Answers for a caller of that uid (R204: who sees which session). */
-void statequery_answer(struct service *svc, uid_t uid, bool sessions_only, statequery_part *part,
-                       void *arg);
+/* Answers for a caller of that uid (R204: who sees which session). 0; -ENOMEM: the answer is not
+ * complete and no last part came. */
+int statequery_answer(struct service *svc, uid_t uid, bool sessions_only, statequery_part *part,
+                      void *arg);
 
 #endif

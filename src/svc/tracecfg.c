@@ -484,18 +484,11 @@ static int buffer_index(const struct tracecfg *c, struct bytes_view name)
     return -1;
 }
 
-static int compare(struct bytes_view x, struct bytes_view y)
-{
-    size_t n = x.n < y.n ? x.n : y.n;
-    int order = n ? memcmp(x.p, y.p, n) : 0;
-    return order ? order : (x.n > y.n) - (x.n < y.n);
-}
-
 static int by_name(const void *a, const void *b, void *arg)
 {
     const struct tracecfg *c = arg;
     uint32_t i = *(const uint32_t *)a, k = *(const uint32_t *)b;
-    int order = compare(c->triggers[i].name, c->triggers[k].name);
+    int order = bytes_compare(c->triggers[i].name, c->triggers[k].name);
     return order ? order : (i > k) - (i < k);
 }
 
@@ -515,7 +508,7 @@ const struct tracecfg_trigger *tracecfg_trigger(const struct tracecfg *c, struct
     size_t lo = 0, hi = c->ntriggers;
     while (lo < hi) {
         size_t mid = (lo + hi) / 2;
-        if (compare(c->triggers[c->trigger_order[mid]].name, name) < 0)
+        if (bytes_compare(c->triggers[c->trigger_order[mid]].name, name) < 0)
             lo = mid + 1;
         else
             hi = mid;
@@ -544,6 +537,8 @@ static int resolve(struct tracecfg *c)
             int err = compile(c, s->producer_regexes.v[k], &s->regexes[k]);
             if (err)
                 return err;
+            if (s->regexes[k])
+                rex_draw_on(s->regexes[k], &c->match_work);
         }
     }
     for (size_t i = 0; i < c->ntriggers; i++) {
@@ -564,6 +559,7 @@ int tracecfg_new(struct bytes_view bytes, struct tracecfg **out)
         return -ENOMEM;
     }
     c->raw_len = bytes.n;
+    tracecfg_begin_matching(c);
     if (bytes.n)
         memcpy(c->raw, bytes.p, bytes.n);
     int err = each_field(tracecfg_view(c), config_field, c);

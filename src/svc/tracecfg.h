@@ -87,6 +87,7 @@ struct tracecfg {
     size_t nbuffers, nsources, nproducers, ntriggers, nsemaphores;
 
     size_t pattern_bytes; /* all regexes, compiled; too many are left out */
+    uint64_t match_work;  /* what those of data sources may still take */
 
     struct bytes_view unique_session_name, bugreport_filename, output_path;
     struct bytes_view trace_filter; /* encoded TraceFilter */
@@ -141,6 +142,13 @@ int tracecfg_change(const struct tracecfg *c, const struct tracecfg *from, struc
 
 /* The first trigger of that name, or NULL. */
 const struct tracecfg_trigger *tracecfg_trigger(const struct tracecfg *c, struct bytes_view name);
+
+/* What the producer name patterns of all entries may take from here on, until this is called again
+ * (svc/rex); beyond that nothing matches. */
+static inline void tracecfg_begin_matching(struct tracecfg *c)
+{
+    c->match_work = UINT64_C(1) << 22;
+}
 
 /* True when the producer passes the entry's producer filters (R66.4). */
 bool tracecfg_producer_passes(const struct tracecfg_source *s, struct bytes_view producer);

@@ -9,6 +9,7 @@
 
 #include "protos/fieldnum.h"
 #include "reactor/charge.h"
+#include "svc/dsinst.h"
 #include "svc/producer.h"
 #include "svc/service_int.h"
 #include "t/svc/world.h"
@@ -582,4 +583,60 @@ Test(producer, names_have_a_limit)
     cr_expect_null(prod_new(w, name, 1));
     name[32768] = '\0';
     cr_expect_not_null(prod_new(w, name, 1));
+}
+
+/* Each instance had a copy of its config: a long one times thousands of registrations was
+ * gigabytes. */
+Test(producer, instances_of_an_entry_share_their_config)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    prod_register(p, "ds", 0);
+    cons_enable(c, plain("ds"));
+    prod_register(p, "ds", 0);
+    const struct producer *inside = service_endpoint(w->svc, p->endpoint);
+    const struct dsconfig *shared = NULL;
+    size_t n = 0;
+    list_for_each (it, &inside->instances) {
+        const struct dsinst *i = list_entry(it, struct dsinst, in_producer);
+        shared = shared ? shared : i->config;
+        cr_expect_eq(i->config, shared);
+        n++;
+    }
+    cr_expect_eq(n, 3);
+}
+
+static void entry_for(const char *source, const char *producer)
+{
+    size_t m = bytesbuf_pb_begin(&w->cfg, PBF_TraceConfig_data_sources);
+    size_t k = bytesbuf_pb_begin(&w->cfg, PBF_TraceConfig_DataSource_config);
+    bytesbuf_pb_str(&w->cfg, PBF_DataSourceConfig_name, source);
+    bytesbuf_pb_end(&w->cfg, k);
+    bytesbuf_pb_str(&w->cfg, PBF_TraceConfig_DataSource_producer_name_filter, producer);
+    bytesbuf_pb_end(&w->cfg, m);
+}
+
+/* Thousands of entries and thousands of registrations of one name made the service look at every
+ * pair, for seconds. */
+Test(producer, pairs_of_entries_and_registrations_are_bounded)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *a = cons_new(w, 1), *b = cons_new(w, 2);
+    for (int i = 0; i < 512; i++)
+        prod_register(p, "ds", 0);
+    prod_register(p, "other", 0);
+    plain("other");
+    for (int i = 0; i < 511; i++)
+        entry_for("ds", "nobody");
+    entry_for("ds", "p");
+    cons_enable(a, &w->cfg);
+    cr_expect_eq(prod_count(p, MSG_PP_SETUP), 1 + 511, "2^18 pairs");
+    plain("other");
+    for (int i = 0; i < 512; i++)
+        entry_for("ds", "nobody");
+    entry_for("ds", "p");
+    prod_forget(p);
+    cons_enable(b, &w->cfg);
+    cr_expect_eq(prod_count(p, MSG_PP_SETUP), 1, "what is beyond is not looked at");
 }
