@@ -36,6 +36,7 @@ static const char *const kind_names[CHARGE_KINDS] = {
     [CHARGE_SESSIONS] = "sessions",
     [CHARGE_SMB_BYTES] = "SMB bytes",
     [CHARGE_BUFFER_BYTES] = "buffer bytes",
+    [CHARGE_SOURCE_BYTES] = "data source bytes",
 };
 
 static const struct charge_limit default_limits[CHARGE_KINDS] = {
@@ -43,6 +44,7 @@ static const struct charge_limit default_limits[CHARGE_KINDS] = {
     [CHARGE_SESSIONS] = {DEFAULTS_UID_SESSIONS, DEFAULTS_MAX_SESSIONS},
     [CHARGE_SMB_BYTES] = {DEFAULTS_UID_SMB_BYTES, UINT64_MAX},
     [CHARGE_BUFFER_BYTES] = {DEFAULTS_UID_BUFFER_BYTES, UINT64_MAX},
+    [CHARGE_SOURCE_BYTES] = {DEFAULTS_UID_SOURCE_BYTES, UINT64_MAX},
 };
 
 void charge_default_limits(struct charge_limit limits[CHARGE_KINDS])

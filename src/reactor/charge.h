@@ -18,6 +18,7 @@ enum charge_kind {
     CHARGE_SESSIONS,     /* tracing sessions */
     CHARGE_SMB_BYTES,    /* shared memory mapped */
     CHARGE_BUFFER_BYTES, /* trace buffers, clones included */
+    CHARGE_SOURCE_BYTES, /* descriptors of registered data sources */
     CHARGE_KINDS
 };
 
@@ -65,7 +66,7 @@ size_t charge_accounts(const struct charge_book *book);
 /* The limit of a kind. */
 struct charge_limit charge_limit_of(const struct charge_book *book, enum charge_kind kind);
 
-/* "connections", "sessions", "SMB bytes", "buffer bytes". */
+/* "connections", "sessions", "SMB bytes", "buffer bytes", "data source bytes". */
 const char *charge_kind_name(enum charge_kind kind);
 
 #endif

@@ -21,9 +21,8 @@
 #include "svc/filter_code.h"
 #include "svc/filter_strings.h"
 
-#define BATCH_WORK  (1u << 20) /* of string rules: about 5 ms, then others have a turn */
-#define MAX_DEPTH   256        /* nested messages; what is deeper does not parse */
-#define MAX_BUFFERS 128        /* service.md V11 */
+#define MAX_DEPTH   256 /* nested messages; what is deeper does not parse */
+#define MAX_BUFFERS 128 /* service.md V11 */
 
 /* A message that is being filtered. */
 struct level {
@@ -52,7 +51,6 @@ struct filter {
     uint8_t *out;         /* borrow: where the next output goes, in the newest block */
     size_t room;          /* bytes left there */
     struct iovec part;
-    uint64_t work; /* of the string rules in this batch */
     struct filter_stats stats;
     uint64_t discarded[MAX_BUFFERS];
     struct level levels[MAX_DEPTH];
@@ -158,7 +156,6 @@ static void free_blocks(struct filter *f, struct block *keep)
 void filter_begin(struct filter *f)
 {
     struct block *keep = f->blocks;
-    f->work = 0;
     while (keep && keep->cap > BLOCK_SIZE) /* one that a large packet needed */
         keep = keep->next;
     free_blocks(f, keep);
@@ -349,7 +346,6 @@ int filter_packet(struct filter *f, const struct packet *in, struct packet *out,
     size_t n = 0;
     filter_strings_begin(f->strings);
     bool ok = filter_run(f, in->size, &n);
-    f->work += filter_strings_work(f->strings);
     if (!ok)
         n = 0;
     f->part = (struct iovec){f->out, n};
@@ -361,11 +357,6 @@ int filter_packet(struct filter *f, const struct packet *in, struct packet *out,
     if (failed != NULL)
         *failed = !ok;
     return 0;
-}
-
-bool filter_is_tired(const struct filter *f)
-{
-    return f->work > BATCH_WORK;
 }
 
 void filter_count_stats_packet(struct filter *f, size_t size)

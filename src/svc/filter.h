@@ -41,10 +41,6 @@ void filter_begin(struct filter *f);
  * much work (*failed then says so; it may be NULL). 0 or -ENOMEM. */
 int filter_packet(struct filter *f, const struct packet *in, struct packet *out, bool *failed);
 
-/* True when the string rules have taken so much time since filter_begin that the batch should end.
- */
-bool filter_is_tired(const struct filter *f);
-
 /* The trace_stats packet is counted but not filtered (R138). */
 void filter_count_stats_packet(struct filter *f, size_t size);
 

@@ -24,14 +24,8 @@ void filter_strings_free(struct filter_strings *s); /* NULL allowed */
 int filter_strings_load(struct filter_strings *s, struct bytes_view chain, char *why,
                         size_t whylen);
 
-/* What the rules may take for all strings of one packet: rex instructions. */
-#define FILTER_STRINGS_WORK (UINT64_C(1) << 22)
-
-/* Begins a packet. */
+/* Begins a packet: the work on all its strings together has a limit. */
 void filter_strings_begin(struct filter_strings *s);
-
-/* What the strings of the packet have taken so far. */
-uint64_t filter_strings_work(const struct filter_strings *s);
 
 /* Rewrites the n bytes at text by the rules for this semantic type. Any bytes are allowed (R151).
  * False when that would take more work than the packet may have: the string is not to be passed on.

@@ -25,9 +25,8 @@
 #include "svc/service_int.h"
 #include "svc/session_int.h"
 
-/* Registrations of one producer: beyond these its connection ends. */
-#define MAX_SOURCES      16384
-#define MAX_SOURCE_BYTES (64u << 20)
+/* Registrations of one producer: beyond these, or what its uid may hold, its connection ends. */
+#define MAX_SOURCES 16384
 
 /* A name or version: what one longer than this would call itself is kept and told many times. */
 #define MAX_TEXT (32u << 10)
@@ -66,8 +65,8 @@ static void source_free(struct datasource *ds)
     list_remove(&ds->node);
     list_remove(&ds->in_producer);
     ds->producer->nsources--;
-    ds->producer->source_bytes -= ds->descriptor.n;
     ds->producer->svc->nsources--;
+    charge_release(&ds->charge);
     free(ds->descriptor.p);
     free(ds);
 }
@@ -129,14 +128,26 @@ static struct datasource *source_by_id(struct producer *p, uint64_t id)
     return NULL;
 }
 
+/* Charges n bytes of a descriptor to the producer's uid, in place of what was charged for ds.
+ * False: it is too much, and the producer is dropped. */
+static bool charge_source(struct producer *p, struct datasource *ds, size_t n)
+{
+    charge_release(&ds->charge);
+    if (charge_take(p->svc->book, &ds->charge, p->uid, CHARGE_SOURCE_BYTES, sizeof(*ds) + n) == 0)
+        return true;
+    producer_drop(p, ERR_QUOTA, "its uid registered too many or too long data sources");
+    return false;
+}
+
 static void take_register(struct producer *p, struct msg_request *m)
 {
-    if (p->nsources >= MAX_SOURCES || p->source_bytes + m->body.n > MAX_SOURCE_BYTES) {
+    if (p->nsources >= MAX_SOURCES) {
         producer_drop(p, ERR_QUOTA, "it registered too many data sources");
         return;
     }
     struct datasource *ds = alloc_new(struct datasource);
-    if (!source_read(ds, &m->body) || source_by_id(p, ds->id)) { /* R61 */
+    if (!source_read(ds, &m->body) || source_by_id(p, ds->id) || /* R61 */
+        !charge_source(p, ds, ds->descriptor.n)) {
         free(ds->descriptor.p);
         free(ds);
         return;
@@ -146,7 +157,6 @@ static void take_register(struct producer *p, struct msg_request *m)
     list_push_back(&p->svc->sources, &ds->node);
     list_push_back(&p->sources, &ds->in_producer);
     p->nsources++;
-    p->source_bytes += ds->descriptor.n;
     p->svc->nsources++;
     dsinst_setup_late(p->svc, ds);
 }
@@ -178,19 +188,12 @@ static void take_update(struct producer *p, struct msg_request *m)
     if (!source_read(&fresh, &m->body))
         return;
     struct datasource *ds = source_by_id(p, fresh.id);
-    if (!ds || !bytes_equal(ds->name, fresh.name)) { /* R63 */
+    if (!ds || !bytes_equal(ds->name, fresh.name) || /* R63 */
+        !charge_source(p, ds, fresh.descriptor.n)) {
         free(fresh.descriptor.p);
         return;
     }
-    size_t others = p->source_bytes - ds->descriptor.n;
-    if (others + fresh.descriptor.n > MAX_SOURCE_BYTES) {
-        free(fresh.descriptor.p);
-        producer_drop(p, ERR_QUOTA, "its data sources describe themselves at too great length");
-        return;
-    }
-    p->source_bytes = others + fresh.descriptor.n;
     free(ds->descriptor.p);
-    fresh.node = ds->node;
     ds->descriptor = fresh.descriptor;
     ds->name = fresh.name;
     ds->will_notify_on_start = fresh.will_notify_on_start;

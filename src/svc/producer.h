@@ -32,6 +32,7 @@ struct datasource {
     uint64_t order;             /* of registration, ascending over all producers */
     uint64_t id;                /* descriptor id, 0: none */
     struct msg_body descriptor; /* own: encoded DataSourceDescriptor */
+    struct charge charge;       /* for the descriptor */
     struct bytes_view name;     /* borrow: into the descriptor */
     bool will_notify_on_start, will_notify_on_stop;
     bool handles_incremental_clear, no_flush;
@@ -80,7 +81,6 @@ struct producer {
 
     struct list sources; /* struct datasource.in_producer, in order of registration */
     uint32_t nsources;
-    size_t source_bytes;
     struct list instances; /* struct dsinst.in_producer, in order of setup */
 
     uint16_t *allowed; /* own: global buffer ids it may write to, ascending (R74) */

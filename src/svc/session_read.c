@@ -288,7 +288,7 @@ static int put_buffer(struct batch *b, size_t index, bool *more)
     struct tbuf *tb = s->buffers[index].tb;
     struct tbuf_packet p;
     tbuf_read_begin(tb);
-    while (b->size < b->threshold && !(s->filter && filter_is_tired(s->filter))) {
+    while (b->size < b->threshold) {
         enum tbuf_read_result r = tbuf_read_next(tb, &p);
         if (r != TBUF_READ_PACKET) {
             *more = r == TBUF_READ_AGAIN;

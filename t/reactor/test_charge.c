@@ -12,6 +12,7 @@ static const struct charge_limit limits[CHARGE_KINDS] = {
     [CHARGE_SESSIONS] = {UINT64_MAX, UINT64_MAX},
     [CHARGE_SMB_BYTES] = {100, UINT64_MAX},
     [CHARGE_BUFFER_BYTES] = {UINT64_MAX, UINT64_MAX},
+    [CHARGE_SOURCE_BYTES] = {UINT64_MAX, UINT64_MAX},
 };
 
 Test(charge, balances_to_zero)

@@ -538,6 +538,7 @@ Test(producer, smb_bytes_per_uid)
         [CHARGE_SESSIONS] = {5, 15},
         [CHARGE_SMB_BYTES] = {300u << 10, UINT64_MAX},
         [CHARGE_BUFFER_BYTES] = {1u << 30, UINT64_MAX},
+        [CHARGE_SOURCE_BYTES] = {1u << 20, UINT64_MAX},
     };
     world_free(w);
     w = world_new_limited(limits);
@@ -556,24 +557,46 @@ Test(producer, smb_bytes_per_uid)
 }
 
 /* A producer may describe its data sources at some length, but what it registered shortly it could
- * make long by UpdateDataSource, without a bound. */
-Test(producer, updates_count_as_registrations_do)
+ * make long by UpdateDataSource, without a bound; and what one connection may do, a thousand of one
+ * uid could. */
+Test(producer, descriptors_of_a_uid_are_bounded)
 {
     static char name[40001];
-    struct prod *p = prod_new(w, "p", 1);
+    struct charge_limit limits[CHARGE_KINDS];
+    charge_default_limits(limits);
+    limits[CHARGE_SOURCE_BYTES].per_uid = 100000;
+    world_free(w);
+    w = world_new_limited(limits);
+    struct prod *p = prod_new(w, "p", 1), *q = prod_new(w, "q", 1), *x = prod_new(w, "x", 2);
     memset(name, 'n', 40000);
-    struct producer *inside = service_endpoint(w->svc, p->endpoint);
-    inside->source_bytes = (64u << 20) - 200000; /* of others */
     prod_register_id(p, name, 0, 1);
     for (int i = 0; i < 10; i++)
         prod_update_id(p, name, DS_CLEARS, 1);
+    prod_register(q, name, 0);
     cr_expect_eq(prod_count(p, MSG_PP_CLOSE), 0, "an update takes the place of what was there");
-    inside->source_bytes = (64u << 20) + 20000;
-    prod_update_id(p, name, 0, 1);
-    cr_expect_eq(prod_count(p, MSG_PP_CLOSE), 1, "it is too much now");
-    inside->source_bytes = 0;
-    list_for_each (it, &inside->sources)
-        inside->source_bytes += list_entry(it, struct datasource, in_producer)->descriptor.n;
+    cr_expect_eq(prod_count(q, MSG_PP_CLOSE), 0);
+    prod_register(q, name, 0);
+    cr_expect_eq(prod_count(q, MSG_PP_CLOSE), 1, "a third one is too much for uid 1");
+    prod_register(x, name, 0);
+    cr_expect_eq(prod_count(x, MSG_PP_CLOSE), 0, "not for another");
+    prod_bye(q);
+    prod_register(p, name, 0);
+    cr_expect_eq(prod_count(p, MSG_PP_CLOSE), 0, "who leaves gives its bytes back");
+}
+
+/* A registration as short as can be, and the same made long. */
+Test(producer, updates_count_as_registrations_do)
+{
+    struct charge_limit limits[CHARGE_KINDS];
+    charge_default_limits(limits);
+    limits[CHARGE_SOURCE_BYTES].per_uid = sizeof(struct datasource) + 8;
+    world_free(w);
+    w = world_new_limited(limits);
+    struct prod *p = prod_new(w, "p", 1);
+    prod_register_id(p, "d", 0, 1);
+    cr_expect_eq(prod_count(p, MSG_PP_CLOSE), 0);
+    prod_update_id(p, "d", DS_CLEARS | DS_NOTIFY_START | DS_NOTIFY_STOP, 1);
+    cr_expect_eq(prod_count(p, MSG_PP_CLOSE), 1);
 }
 
 Test(producer, names_have_a_limit)
