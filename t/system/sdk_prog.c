@@ -6,6 +6,7 @@
 #include <perfetto/public/packet.h>
 #include <perfetto/public/producer.h>
 #include <pthread.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,6 +109,7 @@ static int in_child(void)
     int status = -1;
     pid_t pid = fork();
     if (pid == 0) {
+        alarm(20); /* a child that waits for the parent's lock waits for ever */
         int bad = perfetto_data_source_active(&sources[0]) ? 1 : 0;
         PERFETTO_TRACE (&sources[0], p)
             bad |= 2;
@@ -197,6 +199,11 @@ int main(void)
             continue;
         if (!strcmp(command, "exit"))
             return 0;
+        if (!strcmp(command, "last")) { /* packets that span chunks, and the end at once */
+            const struct job j = {.text = "last", .count = 32, .payload = 9000};
+            write_packets((void *)(uintptr_t)&j);
+            return 0;
+        }
         printf("%d\n", run(command, text, a, b, c));
         fflush(stdout);
     }
