@@ -134,6 +134,7 @@ static void take_stats(struct losses *l, struct bytes_view msg)
 
     l->n_buffers = 0;
     l->have_stats = true;
+    l->closed = l->ended;
     while (bytes_next(&cur, &f)) {
         switch (f.id) {
         case PBF_TraceStats_buffer_stats:
@@ -188,6 +189,8 @@ static void take_config(struct losses *l, struct bytes_view msg)
     while (bytes_next(&cur, &f)) {
         if (f.id == PBF_TraceConfig_write_into_file && f.type == BYTES_VARINT)
             l->streams = f.num != 0;
+        else if (f.id == PBF_TraceConfig_max_file_size_bytes && f.type == BYTES_VARINT)
+            l->limited = f.num != 0;
         else if (f.id == PBF_TraceConfig_trace_filter)
             l->filtered = true;
         else if (f.id == PBF_TraceConfig_data_sources && f.type == BYTES_LEN)
@@ -361,11 +364,17 @@ static void take_track(struct losses *l, struct bytes_view msg)
         name_process(l, pid.num, name.data);
 }
 
-static void take_slow(struct losses *l, struct bytes_view event)
+static void take_service_event(struct losses *l, struct bytes_view event)
 {
     struct bytes_field list, one, name;
     struct bytes_cur cur;
 
+    if (bytes_find(event, PBF_TracingServiceEvent_tracing_started, BYTES_VARINT, &one)) {
+        l->began = true;
+        l->ended = l->closed = false; /* files can be joined */
+    }
+    if (bytes_find(event, PBF_TracingServiceEvent_tracing_disabled, BYTES_VARINT, &one))
+        l->ended = true;
     if (!bytes_find(event, PBF_TracingServiceEvent_slow_starting_data_sources, BYTES_LEN, &list))
         return;
     cur = bytes_cur(list.data);
@@ -451,7 +460,7 @@ void losses_packet(struct losses *l, struct bytes_view packet)
             take_track(l, f.data);
             break;
         case PBF_TracePacket_service_event:
-            take_slow(l, f.data);
+            take_service_event(l, f.data);
             break;
         default:
             break;

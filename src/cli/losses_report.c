@@ -228,8 +228,20 @@ static void report_sources(struct losses *l, struct report *r)
     }
 }
 
+/* The service ends every trace with an event and its statistics; a file that is cut between two
+ * packets shows no other sign. One that was limited in size ends anywhere, as it was meant to. */
+static bool breaks_off(const struct losses *l)
+{
+    return l->began && !l->closed && !l->limited && !l->filtered;
+}
+
 static void make_report(struct losses *l, struct report *r)
 {
+    if (breaks_off(l))
+        line(
+            r,
+            "lost: the end of the trace; it was copied while it was written, its disk was full, or "
+            "its service was killed: what is before is good");
     for (size_t i = 0; i < l->n_buffers; i++)
         report_buffer(r, &l->buffer[i], i, l->streams);
     report_sequences(l, r);

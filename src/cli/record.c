@@ -134,6 +134,8 @@ static void close_output(struct record *r)
     }
     if (!r->conf.talkative || r->code != RECORD_OK)
         return;
+    if (r->conf.cl->action == CMDLINE_DETACH)
+        return;
     if (by_service)
         say(r, "The trace was written into %s (%" PRIu64 " bytes)", out->shown, size);
     else
@@ -147,7 +149,7 @@ static void close_output(struct record *r)
 
 static void report_losses(struct record *r)
 {
-    if (!r->conf.talkative || r->code != RECORD_OK)
+    if (!r->conf.talkative || r->code != RECORD_OK || r->conf.cl->action == CMDLINE_DETACH)
         return;
     if (r->facts.write_into_file && r->conf.out != NULL && r->conf.out->regular) {
         losses_file(r->losses, r->conf.out->path);
@@ -419,6 +421,9 @@ static void on_done(void *arg, enum conssession_call call, bool ok, struct bytes
                    "missing");
         enter(r, ENDING);
         conssession_disable(r->session);
+        /* a session that had ended before is not ended again, and no answer comes */
+        if (!deadline_armed(&r->failsafe))
+            deadline_arm_ms(&r->failsafe, FAILSAFE_MS + r->facts.stop_timeout_ms);
     } else if (call == CONSSESSION_READ && r->state == READING) {
         if (!ok)
             say(r, "lost the connection to the service while the trace was read back; what arrived "

@@ -89,8 +89,12 @@ static void end_early(struct session *s)
                  s->id);
     }
     end_file(s);
-    if (session_running(s))
+    if (!session_running(s))
+        return;
+    if (s->consumer)
         session_disable(s, NULL);
+    else
+        session_free(s, NULL); /* detached: nobody is there to do it (L3) */
 }
 
 static void on_ready(void *arg, struct filewr *w)

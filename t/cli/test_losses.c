@@ -254,6 +254,40 @@ Test(losses, shared_memory_full_names_process_and_size)
     expect("producer_name: \"/bin/app\" shm_size_kb: 8192", 1);
 }
 
+static void service_event(uint32_t field)
+{
+    size_t event = bytesbuf_pb_begin(&b, PBF_TracePacket_service_event);
+
+    bytesbuf_pb_varint(&b, field, 1);
+    bytesbuf_pb_end(&b, event);
+    feed();
+}
+
+Test(losses, a_trace_that_breaks_off)
+{
+    service_event(PBF_TracingServiceEvent_tracing_started);
+    expect("lost: the end of the trace", 1);
+    stat(PBF_TraceStats_flushes_succeeded, 1); /* of a write in between */
+    expect("lost: the end of the trace", 1);
+    service_event(PBF_TracingServiceEvent_tracing_disabled);
+    expect("lost: the end of the trace", 1);
+    stat(PBF_TraceStats_flushes_succeeded, 2);
+    cr_expect_eq(losses_count(l), 0);
+    service_event(PBF_TracingServiceEvent_tracing_started); /* a second trace in the file */
+    expect("lost: the end of the trace", 1);
+}
+
+Test(losses, a_trace_that_may_break_off)
+{
+    size_t conf = bytesbuf_pb_begin(&b, PBF_TracePacket_trace_config);
+
+    bytesbuf_pb_varint(&b, PBF_TraceConfig_max_file_size_bytes, 1000);
+    bytesbuf_pb_end(&b, conf);
+    feed();
+    service_event(PBF_TracingServiceEvent_tracing_started);
+    cr_expect_eq(losses_count(l), 0);
+}
+
 static void cpu_stats(int phase, uint64_t overrun)
 {
     size_t stats = bytesbuf_pb_begin(&b, PBF_TracePacket_ftrace_stats), cpu;

@@ -249,7 +249,8 @@ def _():
         s.start_traced()
         s.perfetto("-t", "50ms", "-o", s.path("out"))
         whole = read(s.path("out"))
-        for name, data, word in (("cut", whole[:-3], "middle of a packet"), ("junk", whole + b"\xff" * 40, "no trace packet"),
+        short = b"".join(pb.put(1, p) for p in packets(s.path("out"))[:-1])
+        for name, data, word in (("short", short, "the end of the trace"), ("cut", whole[:-3], "middle of a packet"), ("junk", whole + b"\xff" * 40, "no trace packet"),
                                  ("text", b"hello world, hello world, hello", "no trace packet"), ("none", b"", "empty")):  # fmt: skip
             with open(s.path(name), "wb") as f:
                 f.write(data)

@@ -169,4 +169,24 @@ def _():
         ok(s, "perfetto --attach=k --stop")
 
 
+@tap.case("a session whose file is full is gone, and a later attach does not wait for it")
+def _():
+    with service() as s:
+        ok(s, f"""
+cat > cfg <<END
+write_into_file: true
+file_write_period_ms: 100
+max_file_size_bytes: 3000
+buffers {{ size_kb: 4096 }}
+data_sources {{ config {{ {SOURCE} }} }}
+END
+perfetto -c cfg --txt --detach=k -o trace.pftrace 2> said
+""")  # fmt: skip
+        with open(s.path("said")) as f:
+            tap.expect("was written" not in f.read(), "the trace is called written before it is")
+        stack.until("its end", lambda: shell(s, "perfetto --is_detached=k")[0] == 2)
+        ok(s, "perfetto --attach=k --stop", 2)
+        tap.expect(0 < len(trace(s)) < 3000, f"{len(trace(s))} bytes")
+
+
 tap.run()
