@@ -261,7 +261,7 @@ Test(sockets, messages_name_thing_and_remedy)
 
 /* ---- defaults and environment ---- */
 
-/* R9, R10. */
+/* R9, R10; service.md R240. */
 Test(sockets, defaults)
 {
     char usable[80];

@@ -134,7 +134,7 @@ Test(filter, R139_v2_wins_over_v1)
     expect_out(B(0x48, 0x02));
 }
 
-Test(filter, R145_fields_pass_or_not)
+Test(filter, R141_R145_fields_pass_or_not)
 {
     PACKET_CODE(OP(1, SIMPLE), OP(2, NESTED), 2, OP(3, STRING), OP(126, RANGE), 4, END,
                 OP(1, SIMPLE));
@@ -363,7 +363,7 @@ Test(filter, R149_atrace_precondition)
     expect_string(3, "ab|", "PP6");
 }
 
-Test(filter, R147_semantic_types)
+Test(filter, R141_R147_semantic_types)
 {
     RULES({1, "(.*)", NULL, NULL, -1});
     expect_string(3, "abc", "P60");

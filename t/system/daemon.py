@@ -62,7 +62,7 @@ def _():
             tap.expect("--" + option in r.stdout, f"--help does not name --{option}")
 
 
-@tap.case("R830: what traced does not understand prints the usage on stderr and ends with 1")
+@tap.case("R830, R239: what traced does not understand prints the usage on stderr and ends with 1")
 def _():
     with stack.Stack() as s:
         for args in (
@@ -89,7 +89,7 @@ def _():
         tap.expect_eq(sorted(page), sorted(listed), "options of the page and of --help")
 
 
-@tap.case("R17, R831: --set-socket-permissions sets group and mode of every socket file")
+@tap.case("R17, R239, R831: --set-socket-permissions sets owner, group and mode of every socket file")
 def _():
     with stack.Stack() as s:
         s.env["PERFETTO_PRODUCER_SOCK_NAME"] = ",".join([s.path("p1"), "@test-%d-perm" % os.getpid(), s.path("p2")])
@@ -97,7 +97,7 @@ def _():
         s.start_traced("--set-socket-permissions", f"{gid}:0622:{gid}:0640")
         for name, mode in (("p1", 0o622), ("p2", 0o622), ("consumer.sock", 0o640)):
             st = os.stat(s.path(name))
-            tap.expect_eq((st.st_mode & 0o7777, st.st_gid), (mode, gid), name)
+            tap.expect_eq((st.st_mode & 0o7777, st.st_uid, st.st_gid), (mode, os.geteuid(), gid), name)
 
 
 @tap.case("R17: permissions that cannot be are refused with 1")
@@ -148,7 +148,7 @@ def _():
         tap.expect("PERFETTO_PRODUCER_SOCK_NAME" in r.stderr, r.stderr)
 
 
-@tap.case("R15, R834: a socket that cannot be made ends the service with 1 and one line that says which")
+@tap.case("R15, R241, R834: a socket that cannot be made ends the service with 1 and one line that says which")
 def _():
     with stack.Stack() as s:
         r = run(s, env={"PERFETTO_CONSUMER_SOCK_NAME": s.path("no/such/dir/c")})
@@ -156,7 +156,7 @@ def _():
         tap.expect("no/such/dir/c" in r.stderr, r.stderr)
 
 
-@tap.case("R14, R833: a stale file and a running service's socket are taken over; the loser's end leaves ours alone")
+@tap.case("R14, R241, R833: a stale file and a running service's socket are taken over; the loser's end leaves ours alone")
 def _():
     with stack.Stack() as s:
         with socket.socket(socket.AF_UNIX) as stale:
@@ -168,6 +168,63 @@ def _():
         s.start_traced()
         tap.expect_eq(s.stop(first), 0, "the first service's end")
         tap.expect_eq(s.perfetto("--query").returncode, 0, "query of the second service")
+
+
+@tap.case("R242: once it says that it is ready, both sockets take connections and have their permissions")
+def _():
+    with stack.Stack() as s:
+        gid = os.getgid()
+        s.start_traced("--set-socket-permissions", f"{gid}:0600:{gid}:0600")
+        for name in ("producer.sock", "consumer.sock"):  # no retry, no wait
+            peer.connect(s.path(name)).close()
+            tap.expect_eq(os.stat(s.path(name)).st_mode & 0o7777, 0o600, name)
+
+
+@tap.case("R243: who may open a socket is what its permissions say, and nobody asks for more")
+def _():
+    if os.geteuid() != 0:
+        tap.skip("needs root, to be somebody else")
+    stranger = 54321
+    with peer.World("--set-socket-permissions", "0:0622:0:0640") as w:
+        os.chmod(w.stack.dir, 0o711)
+        with peer.as_user(stranger):
+            p = w.producer(sources=["src"])
+            try:
+                w.consumer()
+                raise AssertionError("a stranger opened the consumer socket")
+            except PermissionError:
+                pass
+        record(w, p, w.consumer())
+        w.close_all()
+        os.chmod(w.stack.path("consumer.sock"), 0o666)
+        p = w.producer(sources=["src"])
+        with peer.as_user(stranger):
+            c = w.consumer()
+        record(w, p, c)  # whoever could open it is trusted with the packets of root's producers
+
+
+@tap.case("R245: when the service goes, every connection ends")
+def _():
+    for sig in (signal.SIGKILL, signal.SIGTERM):
+        with stack.Stack() as s:
+            p = s.start_traced()
+            socks = [peer.connect(s.path(n)) for n in ("producer.sock", "consumer.sock")]
+            for sock, service in zip(socks, ("ProducerPort", "ConsumerPort")):
+                sock.settimeout(stack.PATIENCE)
+                sock.sendall(peer.frame(1, 3, pb.put(1, service)))
+                tap.expect(sock.recv(1 << 16), "an answer")
+            p.send_signal(sig)
+            for sock in socks:
+                tap.expect_eq(sock.recv(1), b"", f"what comes after signal {sig}")
+                sock.close()
+            p.wait(stack.PATIENCE)
+
+
+@tap.case("R246: the service brings no producer of its own")
+def _():
+    with peer.World() as w:
+        state = w.consumer().state()
+        tap.expect_eq([pb.every(state, 1), pb.every(state, 2)], [[], []], "producers and data sources")
 
 
 @tap.case("R836: sockets of ANDROID_SOCKET_* are used instead of names; one alone is an error")
@@ -310,6 +367,29 @@ def _():
         tap.expect(all(pb.first(x, 2) and pb.first(x, 3) for x in pairs), "both clock sets of each")
         infos = [q for q in packets if pb.first(q, 45) is not None and pb.first(q, 98) == fnv("boot-1")]
         tap.expect_eq(len(infos), 1, "system_info of the machine")
+
+
+@tap.case("R231: the first identity on a network socket counts, none on a Unix socket; without a hint the address is the machine")
+def _():
+    address = f"127.0.0.1:{free_port()}"
+    s = stack.Stack()
+    local = s.path("local")
+    with s, peer.World("--enable-relay-endpoint", env={"PERFETTO_PRODUCER_SOCK_NAME": f"{address},{local}"}) as w:
+        first, later = identity(4321, 1234, "boot-1", "vm1"), identity(9, 9, "boot-9", "vm9")
+        for where, frames, want in (
+            (address, [first, later], (1234, 4321, fnv("boot-1"), b"vm1")),
+            (address, [identity(7, 8, "")], (8, 7, fnv("127.0.0.1"), None)),
+            (local, [first], (os.getuid(), os.getpid(), None, None)),
+        ):
+            p = peer.Peer(w, where, None)
+            for f in frames:
+                p.send(f)
+            p.bind("ProducerPort")
+            tap.expect(p.ask("InitializeConnection", pb.put(3, "who"))[0], "InitializeConnection")
+            (got,) = pb.every(w.consumer().state(), 1)
+            tap.expect_eq((pb.first(got, 3), pb.first(got, 5), pb.first(got, 7), pb.first(got, 8)), want, f"{where} after {len(frames)} identities")
+            w.close_all()
+            w.until_uncharged()
 
 
 @tap.case("R19, R230: RelayPort is on the sockets that were named, and on no other")
