@@ -12,8 +12,8 @@
  *
  * A transport is whatever carries a peer: the socket transports (svc/prodport, svc/consport), an
  * embedder's own, a test. It makes an endpoint with service_add_producer or service_add_consumer,
- * naming its own actor id, and from then on the two speak these messages only. Messages of one sender to one receiver arrive in order; those to an id that has gone are
- * dropped.
+ * naming its own actor id, and from then on the two speak these messages only. Messages
+ * of one sender to one receiver arrive in order; those to an id that has gone are dropped.
  *
  * A body is a run of bytes that the message owns: an encoded protobuf message of the tracing
  * protocol (named below) or a text. The sender may be hostile, the receiver decodes it. So do
