@@ -414,7 +414,8 @@ Test(channel, cap_drops_the_peer)
     cr_assert_eq(reason, ERR_STALLED);
 }
 
-Test(channel, deadline_drops_the_peer)
+/* service.md R49, with the time that producers get. */
+Test(channel, service_R49_deadline_drops_the_peer)
 {
     open_with((struct channel_conf){.stuck_ns = 10 * CHRONO_MS});
     stuff(1);

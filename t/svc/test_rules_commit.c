@@ -370,6 +370,16 @@ Test(rules_commit, R84_a_chunk_is_readable_after_its_last_patch)
     commit(p);
     cons_read(c);
     cr_expect(cons_has(c, "abcdefgh"));
+    unpatched(p, 1, "as it is");
+    cr_expect_eq(read_texts(c), 0);
+    size_t m = bytesbuf_pb_begin(&req, PBF_CommitDataRequest_chunks_to_patch);
+    bytesbuf_pb_varint(&req, PBF_CommitDataRequest_ChunkToPatch_target_buffer, 1);
+    bytesbuf_pb_varint(&req, PBF_CommitDataRequest_ChunkToPatch_writer_id, 1);
+    bytesbuf_pb_varint(&req, PBF_CommitDataRequest_ChunkToPatch_chunk_id, 1);
+    bytesbuf_pb_end(&req, m);
+    commit(p);
+    cons_read(c);
+    cr_expect(cons_has(c, "as it is"), "an entry without patches may be the last one, too");
 }
 
 Test(rules_commit, R83_only_the_producers_own_chunks_are_found)

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -112,8 +113,26 @@ static void hear(void)
     }
 }
 
-/* Sends one call and lets the service work. Returns its request id. */
-static uint64_t call(uint32_t method, const struct bytesbuf *args, bool drop_reply)
+/* Sends bytes, and a descriptor with them unless it is negative. */
+static void say(uint8_t *bytes, size_t n, int fd)
+{
+    char control[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec iov = {bytes, n};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (fd >= 0) {
+        m.msg_control = control;
+        m.msg_controllen = sizeof(control);
+        struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+    }
+    cr_assert_eq(sendmsg(me.fd, &m, MSG_NOSIGNAL), (ssize_t)n);
+}
+
+/* Sends one call, with a descriptor, and lets the service work. Returns its request id. */
+static uint64_t call_with(uint32_t method, const struct bytesbuf *args, bool drop_reply, int fd)
 {
     uint8_t out[4096], tail[FRAME_OVERHEAD];
     size_t ntail = 0, nargs = args ? args->n : 0;
@@ -122,10 +141,15 @@ static uint64_t call(uint32_t method, const struct bytesbuf *args, bool drop_rep
         memcpy(out + n, args->p, nargs);
     memcpy(out + n + nargs, tail, ntail);
     n += nargs + ntail;
-    cr_assert_eq(send(me.fd, out, n, MSG_NOSIGNAL), (ssize_t)n);
+    say(out, n, fd);
     world_settle(w);
     hear();
     return me.request;
+}
+
+static uint64_t call(uint32_t method, const struct bytesbuf *args, bool drop_reply)
+{
+    return call_with(method, args, drop_reply, -1);
 }
 
 /* The nth reply to a request; false when there is none. */
@@ -249,6 +273,60 @@ Test(rules_ports, R45_the_reply_to_an_introduction)
     cr_expect_eq(msg_num(r.p, r.n, PBF_InitializeConnectionResponse_use_shmem_emulation, 9), 0,
                  "this socket passes descriptors");
     cr_expect_not(f.u.invoke_reply.has_more);
+}
+
+/* An introduction that offers memory of 1 MiB, in pages of so many bytes. */
+static struct bytes_view offer(uint32_t page, bool with_fd)
+{
+    static struct frame f;
+    struct bytesbuf b;
+    int fd = memfd_create("t", MFD_ALLOW_SEALING);
+    cr_assert_eq(ftruncate(fd, 1 << 20), 0);
+    cr_assert_eq(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), 0);
+    bytesbuf_init(&b, 256);
+    bytesbuf_pb_str(&b, PBF_InitializeConnectionRequest_producer_name, "p");
+    bytesbuf_pb_varint(&b, PBF_InitializeConnectionRequest_producer_provided_shmem, 1);
+    bytesbuf_pb_varint(&b, PBF_InitializeConnectionRequest_shared_memory_page_size_hint_bytes,
+                       page);
+    uint64_t r = call_with(PORT_PRODUCER_INITIALIZE_CONNECTION, &b, false, with_fd ? fd : -1);
+    cr_assert(reply_to(r, 0, &f));
+    cr_expect(f.u.invoke_reply.success);
+    bytesbuf_fini(&b);
+    close(fd);
+    return f.u.invoke_reply.reply;
+}
+
+Test(rules_ports, R45_R57_offered_memory)
+{
+    static const struct {
+        uint32_t page;
+        bool with_fd, tcp, adopted;
+    } rows[] = {{4096, true, false, true},
+                {20480, true, false, false},
+                {4096, false, false, false},
+                {4096, false, true, false}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        if (rows[i].tcp)
+            join_tcp();
+        else
+            join();
+        struct bytes_view r = offer(rows[i].page, rows[i].with_fd);
+        cr_expect_eq(
+            msg_num(r.p, r.n, PBF_InitializeConnectionResponse_using_shmem_provided_by_producer, 9),
+            rows[i].adopted, "row %zu", i);
+        cr_expect_eq(msg_num(r.p, r.n, PBF_InitializeConnectionResponse_use_shmem_emulation, 9),
+                     rows[i].tcp, "row %zu", i);
+        uint64_t stream = call(PORT_PRODUCER_GET_ASYNC_COMMAND, NULL, false);
+        cr_expect_eq(command(stream, 0),
+                     rows[i].adopted ? PBF_GetAsyncCommandResponse_setup_tracing : 0,
+                     "row %zu: adopted memory is told of at once", i);
+        register_source("ds");
+        cons_bye(enable("ds"));
+        hear();
+        cr_expect_eq(me.smb >= 0, !rows[i].adopted && !rows[i].tcp,
+                     "row %zu: a descriptor of ours only in place of theirs", i);
+        leave();
+    }
 }
 
 Test(rules_ports, R42_R45_over_a_socket_without_descriptors)

@@ -508,7 +508,7 @@ Test(rules_session, R29_flush_and_disable_of_an_attached_session)
     cr_expect_eq(final_flush(c), 2, "FAILED");
 }
 
-Test(rules_session, R29_flush_and_disable_of_a_detached_session)
+Test(rules_session, R29_L10_flush_and_disable_of_a_detached_session)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1), *watcher = cons_new(w, 0);
