@@ -27,6 +27,7 @@
 
 #include "protos/fieldnum.h"
 #include "reactor/charge.h"
+#include "svc/producer.h"
 #include "svc/service_int.h"
 #include "svc/session_types.h"
 #include "t/svc/world.h"
@@ -637,5 +638,111 @@ Test(rules_a, R72_without_a_vm_the_source_works_as_ever)
         cr_expect_eq(cons_count(c, PBF_TracePacket_protovms), 0);
         cons_bye(c);
         prod_bye(p);
+    }
+}
+
+Test(rules_a, R43_no_more_than_65535_producers)
+{
+    struct producer *other = service_endpoint(w->svc, prod_new(w, "p", 1)->endpoint);
+    for (uint32_t id = 2; id <= 65535; id++)
+        cr_assert_eq(idmap_put(&w->svc->producer_of, id, other), 0);
+    cr_expect_null(prod_new(w, "one too many", 1));
+    idmap_del(&w->svc->producer_of, 500);
+    struct prod *p = prod_new(w, "again", 1);
+    cr_assert_not_null(p);
+    cr_expect_eq(service_endpoint(w->svc, p->endpoint)->id, 500);
+    for (uint32_t id = 2; id <= 65535; id++) {
+        if (id != 500)
+            idmap_del(&w->svc->producer_of, id);
+    }
+}
+
+Test(rules_a, R55_sizes_of_an_smb_row_by_row)
+{
+    static const struct {
+        uint32_t page, page_hint, size, size_hint, page_kb, size_kb;
+    } rows[] = {
+        {0, 0, 0, 0, 4, 256},
+        {16, 0, 16, 0, 16, 16},
+        {0, 4, 0, 16, 4, 16},
+        {4, 8, 16, 32, 4, 16},
+        {8, 4, 32, 16, 8, 32},
+        {3, 0, 0, 0, 4, 256},
+        {2, 0, 0, 0, 4, 256},
+        {4096, 0, 4096000, 0, 32, 32768},
+        {0, 4096, 0, 4096000, 32, 32768},
+        {0, 0, 18, 0, 4, 256},
+        {2, 0, 32, 0, 4, 256},
+        {16, 0, 18, 0, 4, 256},
+        {8, 0, 20, 0, 4, 256},
+        {28, 0, 0, 0, 4, 256},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const struct prod_opts o = {.name = "p",
+                                    .uid = 1,
+                                    .page_hint = rows[i].page_hint * 1024,
+                                    .size_hint = rows[i].size_hint * 1024};
+        struct prod *p = prod_new_opts(w, &o);
+        struct cons *c = cons_new(w, 1);
+        prod_register(p, "ds", 0);
+        plain("ds");
+        for (int k = 0; k < 2; k++) { /* the first entry with the name wins */
+            size_t m = bytesbuf_pb_begin(&w->cfg, PBF_TraceConfig_producers);
+            bytesbuf_pb_str(&w->cfg, PBF_TraceConfig_ProducerConfig_producer_name, "p");
+            bytesbuf_pb_varint(&w->cfg, PBF_TraceConfig_ProducerConfig_shm_size_kb,
+                               k ? 64 : rows[i].size);
+            bytesbuf_pb_varint(&w->cfg, PBF_TraceConfig_ProducerConfig_page_size_kb,
+                               k ? 8 : rows[i].page);
+            bytesbuf_pb_end(&w->cfg, m);
+        }
+        cons_enable(c, &w->cfg);
+        cr_expect_eq(p->page, rows[i].page_kb * 1024, "row %zu: %u", i, p->page);
+        cr_expect_eq(p->smb_size, rows[i].size_kb * 1024, "row %zu: %zu", i, p->smb_size);
+        cons_bye(c);
+        prod_bye(p);
+    }
+}
+
+Test(rules_a, R64_what_goes_with_a_registration)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1), *watcher = cons_new(w, 0);
+    prod_register_id(p, "ds", DS_NO_FLUSH, 1);
+    prod_register_id(p, "ds", DS_NOTIFY_START, 2);
+    prod_register(p, "other", 0);
+    plain("ds");
+    cfg_source(&w->cfg, "other", 0);
+    cons_observe(c, 2);
+    cons_enable(c, &w->cfg);
+    cr_expect_eq(prod_count(p, MSG_PP_SETUP), 3);
+    prod_unregister(p, "nothing");
+    world_settle(w);
+    cr_expect_eq(prod_count(p, MSG_PP_STOP), 0);
+    cr_expect_eq(c->nevents, 0, "one start is not acked yet");
+    cr_expect(told_no_flush(watcher, 1));
+    prod_unregister(p, "ds");
+    world_settle(w);
+    cr_expect_eq(prod_count(p, MSG_PP_STOP), 2, "every instance of that name");
+    cr_expect_eq(c->nevents, 1, "now all are started");
+    cr_expect_eq(nsources(watcher), 2, "one registration");
+    cr_expect_not(told_no_flush(watcher, 1), "the oldest");
+    cons_ask(c, MSG_C_DISABLE);
+    cr_expect_eq(prod_count(p, MSG_PP_STOP), 3, "the removed ones are not stopped twice");
+}
+
+Test(rules_a, R71_one_session_id_for_all_instances)
+{
+    struct prod *p = prod_new(w, "p", 1), *q = prod_new(w, "q", 1);
+    struct cons *c = cons_new(w, 1), *d = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    prod_register(q, "ds", 0);
+    cons_enable(c, plain("ds"));
+    cons_enable(d, plain("ds"));
+    prod_register(q, "ds", 0); /* late */
+    for (size_t i = 0; i < 2; i++) {
+        uint64_t id = prod_config(p, i, PBF_DataSourceConfig_tracing_session_id);
+        cr_expect_eq(id, i + 1);
+        cr_expect_eq(prod_config(q, i, PBF_DataSourceConfig_tracing_session_id), id);
+        cr_expect_eq(prod_config(q, i + 2, PBF_DataSourceConfig_tracing_session_id), id);
     }
 }

@@ -149,6 +149,48 @@ Test(rules_commit, R74_permission_lasts_as_long_as_the_buffer)
     cr_expect_eq(cons_texts(c), 0);
 }
 
+Test(rules_commit, R73_R75_registered_writers)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    quiet(2);
+    cfg_source(&w->cfg, "ds", 1);
+    cons_enable(c, &w->cfg);
+    static const struct {
+        int registered; /* with this buffer before the commit; 0: not any more; -1: as it was */
+        uint32_t into;
+        bool taken;
+    } rows[] = {{-1, 1, true},  {-1, 2, true},        {1, 1, true}, {-1, 2, false},
+                {2, 1, false},  {-1, 2, true},        {0, 1, true}, {-1, 2, true},
+                {77, 1, false}, {65536 + 2, 2, true}, {0, 1, true}};
+    uint64_t discarded = 0;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        if (rows[i].registered == 0)
+            prod_writer_gone(p, 3);
+        else if (rows[i].registered > 0)
+            prod_writer(p, 3, (uint32_t)rows[i].registered);
+        prod_put_to(p, 3, rows[i].into, "x");
+        discarded += !rows[i].taken;
+        cr_expect_eq(counted(c), discarded, "row %zu", i);
+    }
+}
+
+Test(rules_commit, R77_a_commit_before_there_is_an_smb)
+{
+    uint8_t payload[64], data[80];
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1);
+    cons_enable(c, quiet(1));
+    size_t n = frag_packet(payload, "early");
+    move_data(data, chunk(data, 1, 0, 1, 0, payload, n), 1, false);
+    cr_expect_not(prod_commit_raw(p, req.p, req.n), "the reply is a failure");
+    cr_expect_eq(counted(c), 0, "dropped entirely, without a counter");
+    prod_register(p, "ds", 0);
+    cr_expect(prod_commit_raw(p, req.p, req.n));
+    cr_expect_eq(read_texts(c), 1);
+}
+
 /* ---- moving ---- */
 
 Test(rules_commit, R78_what_is_skipped_silently)
@@ -492,6 +534,42 @@ Test(rules_commit, R85_when_it_is_scraped)
     prod_bye(p);
     cons_read(c);
     cr_expect(cons_has(c, "last"), "a disconnect");
+}
+
+Test(rules_commit, R87_which_chunks_are_scraped)
+{
+    static const struct {
+        unsigned state, count;
+        size_t packets;
+    } rows[] = {{SMB_FREE, 3, 0},          {SMB_BEING_WRITTEN, 0, 0}, {SMB_BEING_WRITTEN, 1, 0},
+                {SMB_BEING_WRITTEN, 2, 1}, {SMB_BEING_WRITTEN, 3, 2}, {SMB_BEING_READ, 3, 2},
+                {SMB_COMPLETE, 1, 1},      {SMB_COMPLETE, 3, 3}};
+    struct prod *p = scraping("p", 1);
+    struct cons *c = cons_new(w, 1);
+    uint8_t payload[128];
+    size_t n = 0;
+    for (int i = 0; i < 3; i++)
+        n += frag_packet(payload + n, "x");
+    cons_enable(c, quiet(1));
+    for (uint16_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        uint16_t writer = (uint16_t)(10 + i);
+        prod_writer(p, writer, 1);
+        prod_fill(p, i, writer, 0, rows[i].count, 0, payload, n, rows[i].state);
+        uint32_t before = *page_word(p, i);
+        for (int twice = 0; twice < 2; twice++) {
+            cons_flush_begin(c, 0, 0);
+            cr_expect_eq(read_texts(c), twice ? 0 : rows[i].packets, "row %u, time %d", i, twice);
+            cr_expect_eq(*page_word(p, i), before, "row %u: its state is not changed", i);
+        }
+    }
+    *page_word(p, 4) = SMB_LAYOUT_DIV1 << 28 | SMB_COMPLETE;
+    move(4, 0, 1);
+    commit(p);
+    cr_expect_eq(read_texts(c), 1, "committed after all: the packet that was not read yet");
+    prod_writer_gone(p, 11);
+    prod_fill(p, 1, 11, 1, 3, 0, payload, n, SMB_COMPLETE);
+    cons_flush_begin(c, 0, 0);
+    cr_expect_eq(read_texts(c), 0, "a writer that is not registered is not scraped");
 }
 
 /* ---- hostile producers ---- */

@@ -233,3 +233,22 @@ Test(rules_flush, R98_a_flush_without_a_session_fails)
     cons_flush_begin(c, 0, 0);
     cr_expect_not(c->reply_ok);
 }
+
+Test(rules_flush, R99_an_ack_that_comes_too_late)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    p->mute = true;
+    cons_enable(c, quiet("ds"));
+    cons_flush_begin(c, 10, 0);
+    world_advance_ms(w, 10);
+    cr_expect(c->replied && !c->reply_ok);
+    cons_flush_begin(c, 10, 0);
+    prod_ack_flush(p, 1);
+    cr_expect_not(c->replied, "it does not help the next flush");
+    cr_expect_eq(stat_of(c, PBF_TraceStats_flushes_succeeded), 0);
+    cr_expect_eq(stat_of(c, PBF_TraceStats_flushes_failed), 1);
+    world_advance_ms(w, 10);
+    cr_expect_eq(stat_of(c, PBF_TraceStats_flushes_failed), 2);
+}

@@ -546,3 +546,46 @@ Test(rules_session, R31_stop_timeout_is_the_configured_one)
         cons_ask(c, MSG_C_FREE);
     }
 }
+
+Test(rules_session, R27_a_source_that_is_stopped_before_it_has_started)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1);
+    prod_register(p, "ds", DS_NOTIFY_START | DS_NOTIFY_STOP);
+    cfg_begin(&w->cfg);
+    cfg_buffer(&w->cfg, 64);
+    cfg_source(&w->cfg, "ds", 0);
+    cons_enable(c, &w->cfg);
+    cons_ask(c, MSG_C_DISABLE);
+    cr_expect_eq(prod_count(p, MSG_PP_STOP), 1);
+    prod_started(p, prod_instance(p, 0));
+    cr_expect_not(c->disabled, "it owes the ack of the stop");
+    prod_stopped(p, prod_instance(p, 0));
+    cr_expect(c->disabled, "and no other");
+}
+
+Test(rules_session, R37_equal_periods_of_sessions_coincide)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c[3];
+    prod_register(p, "ds", DS_CLEARS);
+    for (int i = 0; i < 3; i++) {
+        c[i] = cons_new(w, 1);
+        cfg_begin(&w->cfg);
+        cfg_buffer(&w->cfg, 4);
+        cfg_source(&w->cfg, "ds", 0);
+        put_nested(PBF_TraceConfig_incremental_state_config,
+                   PBF_TraceConfig_IncrementalStateConfig_clear_period_ms, 100);
+        cons_enable(c[i], &w->cfg);
+        world_advance_ms(w, 33); /* 99 in all: none is due */
+    }
+    cr_expect_eq(prod_count(p, MSG_PP_CLEAR), 0);
+    world_advance_ms(w, 1);
+    cr_expect_eq(prod_count(p, MSG_PP_CLEAR), 3, "all at once");
+    cons_ask(c[1], MSG_C_DISABLE);
+    cons_ask(c[2], MSG_C_FREE);
+    world_advance_ms(w, 99);
+    cr_expect_eq(prod_count(p, MSG_PP_CLEAR), 3);
+    world_advance_ms(w, 1);
+    cr_expect_eq(prod_count(p, MSG_PP_CLEAR), 4, "the others do not run any more");
+}
