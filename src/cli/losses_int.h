@@ -39,12 +39,12 @@ struct losses {
     uint64_t ftrace_errors;
     uint64_t chunks_discarded, patches_discarded, invalid_packets, flushes_failed, filter_errors;
     bool final_flush_failed, have_stats;
-    bool began, ended, closed;    /* lifecycle events, and the statistics that end a trace */
-    bool limited;                 /* by the config: max_file_size_bytes */
-    bool streams, filtered;   /* by the config: write_into_file, trace_filter */
-    unsigned asked, seen;     /* SOURCE_... bits: of the config, of the packets */
-    char ftrace_trouble[256]; /* what the producer says about its set-up */
-    char bad_events[256];     /* names of events that could not be enabled */
+    bool began, ended, closed; /* lifecycle events, and the statistics that end a trace */
+    bool limited;              /* by the config: max_file_size_bytes */
+    bool streams, filtered;    /* by the config: write_into_file, trace_filter */
+    unsigned asked, seen;      /* SOURCE_... bits: of the config, of the packets */
+    char ftrace_trouble[256];  /* what the producer says about its set-up */
+    char bad_events[256];      /* names of events that could not be enabled */
     char slow_sources[256];
     struct idmap sequences; /* own: struct sequence */
     struct idmap processes; /* own: pid -> name */

@@ -37,6 +37,27 @@ def until(what, probe, seconds=PATIENCE):
         time.sleep(0.01)
 
 
+def need_other_user(program):
+    """Skips where a program cannot be run as another user (uid 65534)."""
+    if os.geteuid() != 0:
+        tap.skip("needs root to act as another user")
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        reached = subprocess.run([program, "--version"], user=65534, **quiet).returncode == 0
+    except OSError:
+        reached = False
+    if not reached:
+        tap.skip("the build folder is closed to others")
+
+
+def open_terminal():
+    """A pseudo terminal (master, slave); skips where there are none."""
+    try:
+        return os.openpty()
+    except OSError as err:
+        tap.skip(f"no pseudo terminals here: {err}")
+
+
 class Stack:
     def __init__(self, bin_dir=None):
         self.bin_dir = bin_dir or tap.BUILDDIR

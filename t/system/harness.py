@@ -3,7 +3,6 @@ that nothing is left behind however it ends.
 """
 
 import os
-import pty
 import shutil
 import signal
 import subprocess
@@ -199,7 +198,7 @@ def _():
 @tap.case("the terminal is the command's while it runs: no live line")
 def _():
     with Corner() as s:
-        master, slave = pty.openpty()
+        master, slave = stack.open_terminal()
         p = subprocess.Popen([s.program("perfetto"), "-c", "cfg", "--txt", "-o", "out", "--", "sh", "-c", "sleep 1.2; echo done >&2"],
                              env=dict(s.env, TERM="xterm"), cwd=s.dir, stderr=slave)  # fmt: skip
         os.close(slave)
