@@ -224,6 +224,7 @@ int compress_finish(struct compress *c, struct packet *out, bool *none)
     for (size_t i = 0; i < c->used; i++)
         c->parts[i + 1] = (struct iovec){c->blocks[i], i + 1 < c->used ? SLICE : c->fill};
     c->stale = true;
-    *out = (struct packet){c->parts, c->used + 1, head + total, PACKET_SERVICE};
+    *out = (struct packet){
+        .parts = c->parts, .nparts = c->used + 1, .size = head + total, .buffer = PACKET_SERVICE};
     return 0;
 }

@@ -50,6 +50,7 @@ struct consconn {
         uint8_t *bytes; /* own; NULL: nothing is parked */
         size_t n, at;
         uint64_t cookie; /* of the read */
+        bool ends;       /* with it ends the packet */
         bool more;       /* the batch that it ended was not the last */
     } parked;
 };
@@ -141,11 +142,12 @@ static int add_slice(struct consconn *c, uint64_t cookie, const struct iovec *pi
     return err;
 }
 
-/* Copies what follows `offset` of `parts` aside. */
-static int park(struct consconn *c, uint64_t cookie, const struct iovec *parts, size_t nparts,
+/* Copies what follows `offset` of part `first` aside. */
+static int park(struct consconn *c, uint64_t cookie, const struct packet *pkt, size_t first,
                 size_t offset)
 {
-    size_t n = 0;
+    const struct iovec *parts = pkt->parts + first;
+    size_t n = 0, nparts = pkt->nparts - first;
     for (size_t i = 0; i < nparts; i++)
         n += parts[i].iov_len;
     uint8_t *p = alloc_try(n - offset);
@@ -155,6 +157,7 @@ static int park(struct consconn *c, uint64_t cookie, const struct iovec *parts, 
     c->parked.n = n - offset;
     c->parked.at = 0;
     c->parked.cookie = cookie;
+    c->parked.ends = pkt->follows == 0;
     c->parked.more = true;
     for (size_t i = 0; i < nparts; i++, offset = 0) {
         size_t len = parts[i].iov_len - offset;
@@ -172,7 +175,7 @@ static void send_parked(struct consconn *c, const struct rpc_conn *conn)
         size_t left = c->parked.n - c->parked.at;
         struct iovec piece = {c->parked.bytes + c->parked.at, left < SLICE_MAX ? left : SLICE_MAX};
         bool last = piece.iov_len == left;
-        (void)port_consumer_reply_add(&c->port->reply, &piece, 1, last); /* it is empty */
+        (void)port_consumer_reply_add(&c->port->reply, &piece, 1, last && c->parked.ends);
         int err = send_slices(c->port, c->conn, c->parked.cookie, !last || c->parked.more);
         c->parked.at += piece.iov_len;
         if (last || err) {
@@ -212,10 +215,10 @@ static int sink_packet(void *arg, uint64_t actor, uint64_t cookie, const struct 
             n = 0;
             size = 0;
             if (conn && rpc_conn_is_full(conn))
-                return park(c, cookie, pkt->parts + part, pkt->nparts - part, offset);
+                return park(c, cookie, pkt, part, offset);
         }
     }
-    return add_slice(c, cookie, pieces, (int)n, true);
+    return add_slice(c, cookie, pieces, (int)n, pkt->follows == 0);
 }
 
 static int sink_flush(void *arg, uint64_t actor, uint64_t cookie, bool more)

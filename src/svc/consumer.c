@@ -257,7 +257,10 @@ static void read_step(struct consumer *c)
 static void on_read(struct consumer *c, void *payload)
 {
     const struct msg_request *m = payload;
+    struct session *s = consumer_session(c);
     replace(c, &c->read_cookie, m->cookie);
+    if (s)
+        session_large_rewind(s);
     if (c->read_cookie && !c->reading && !c->read_waits)
         read_step(c);
 }

@@ -67,6 +67,7 @@ struct filewr {
     uint64_t *ends; /* own: offset in the batch of each packet's end */
     size_t npackets, ends_cap;
     uint64_t batch; /* bytes */
+    uint64_t begun; /* bytes of an earlier batch that belong to a packet that is not at its end */
 
     uint8_t *held; /* own: what the target did not take yet */
     size_t held_n, held_at;
@@ -236,17 +237,20 @@ static int put(struct packet_sink *sink, const struct packet *pkt)
     if (frame == NULL || !grow(&w->iov, &w->iov_cap, w->niov + 1 + pkt->nparts, sizeof(*w->iov)) ||
         !grow(&w->ends, &w->ends_cap, w->npackets + 1, sizeof(*w->ends)))
         return -ENOMEM;
-    size_t head = fill_frame(frame, pkt->size);
+    size_t head = pkt->continues ? 0 : fill_frame(frame, pkt->size + pkt->follows);
     uint64_t end = w->batch + head + pkt->size;
-    if (w->opt.max_size > 0 && w->written + end >= w->opt.max_size) {
+    if (w->opt.max_size > 0 && !pkt->continues &&
+        w->written + end + pkt->follows >= w->opt.max_size) {
         w->full = true;
         return ERR_QUOTA;
     }
-    w->iov[w->niov++] = (struct iovec){frame->bytes, head};
+    if (head != 0)
+        w->iov[w->niov++] = (struct iovec){frame->bytes, head};
     for (size_t i = 0; i < pkt->nparts; i++)
         w->iov[w->niov++] = pkt->parts[i];
     w->nframes++;
-    w->ends[w->npackets++] = end;
+    if (pkt->follows == 0)
+        w->ends[w->npackets++] = end;
     w->batch = end;
     return 0;
 }
@@ -356,8 +360,10 @@ static void cut_to_packet(struct filewr *w, uint64_t done)
     for (size_t i = 0; i < w->npackets && w->ends[i] <= done; i++)
         keep = w->ends[i];
     w->written += keep;
+    if (keep == 0)
+        w->written -= w->begun;
     off_t at = w->target == FILEWR_FILE ? lseek(w->fd, 0, SEEK_CUR) : -1;
-    off_t excess = (off_t)(done - keep);
+    off_t excess = (off_t)(done - keep + (keep == 0 ? w->begun : 0));
     if (at < excess || excess == 0)
         return;
     if (ftruncate(w->fd, at - excess) == 0)
@@ -389,6 +395,7 @@ int filewr_commit(struct filewr *w)
         }
     }
     w->written += w->batch;
+    w->begun = w->npackets == 0 ? w->begun + w->batch : w->batch - w->ends[w->npackets - 1];
     filewr_begin(w);
     if (w->full && w->state == FILEWR_OPEN)
         w->state = FILEWR_FULL;

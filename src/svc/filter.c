@@ -351,7 +351,7 @@ int filter_packet(struct filter *f, const struct packet *in, struct packet *out,
     f->part = (struct iovec){f->out, n};
     f->out += n;
     f->room -= n;
-    *out = (struct packet){&f->part, n > 0, n, in->buffer};
+    *out = (struct packet){.parts = &f->part, .nparts = n > 0, .size = n, .buffer = in->buffer};
     count(f, in, n, ok);
     f->stats.time_taken_ns += chrono_mono_ns() - start;
     if (failed != NULL)

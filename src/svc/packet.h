@@ -8,6 +8,7 @@
  * stages of the read path (filter, compression, file, IPC) hand it on through packet_sink.
  */
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -19,6 +20,10 @@ struct packet {
     size_t nparts;             /* 0: an empty packet */
     size_t size;               /* sum of the parts */
     int buffer;                /* config index of its buffer, or PACKET_SERVICE */
+    /* A large packet may come in several puts, in one batch or in many; no other packet comes
+     * between them. Only sinks at the end of the path get such. */
+    bool continues; /* not its first put */
+    size_t follows; /* bytes in the puts that are to come */
 };
 
 /* A stage that takes packets; embedded in the stage's own struct. put returns 0; a positive value

@@ -91,6 +91,24 @@ void session_read_free(struct session *s);
 uint32_t session_read_sequence(struct session *s, uint32_t machine_id, uint16_t producer,
                                uint16_t writer);
 
+/* The trusted fields of a packet (R125); returns their length. */
+size_t session_read_trailer(struct session *s, const struct tbuf_packet *p, uint8_t *trailer);
+
+/* ---- session_large ---- */
+/* The first part of a large packet; copied. 0 or -ENOMEM. */
+int session_large_begin(struct session *s, size_t buffer, const struct tbuf_packet *p);
+/* A little of what is next for it: gathers, checks or sends. whole: put takes no pieces. */
+int session_large_step(struct session *s, bool whole, int (*put)(void *, const struct packet *),
+                       void *arg);
+/* Some of it was handed on, but not all. */
+static inline bool session_large_begun(const struct session *s)
+{
+    return s->large.state == LARGE_SEND && s->large.at > 0 && s->large.at < s->large.n;
+}
+/* A new reader: gets it from its begin. */
+void session_large_rewind(struct session *s);
+void session_large_drop(struct session *s);
+
 /* ---- session_file ---- */
 void session_file_init(struct session *s);
 int session_file_open(struct session *s, int fd, char *why, size_t whylen);

@@ -80,7 +80,8 @@ static int put_buffered(struct batch *b, const struct bytesbuf *own)
         uint32_t size = bytes_load32(own->p + at);
         at += sizeof(size);
         struct iovec part = {own->p + at, size};
-        const struct packet pkt = {&part, size ? 1 : 0, size, PACKET_SERVICE};
+        const struct packet pkt = {
+            .parts = &part, .nparts = size ? 1 : 0, .size = size, .buffer = PACKET_SERVICE};
         int err = put(b, &pkt);
         if (err)
             return err;
@@ -259,10 +260,8 @@ static int ensure_parts(struct session *s, size_t n)
     return 0;
 }
 
-/* Hands on one packet with its trusted fields (R125). */
-static int put_packet(struct batch *b, int buffer, const struct tbuf_packet *p)
+size_t session_read_trailer(struct session *s, const struct tbuf_packet *p, uint8_t *trailer)
 {
-    struct session *s = b->s;
     const struct validate_origin origin = {
         .uid = p->client.uid,
         .pid = p->client.pid,
@@ -270,14 +269,22 @@ static int put_packet(struct batch *b, int buffer, const struct tbuf_packet *p)
         .machine_id = p->client.machine_id,
         .loss = p->loss,
     };
+    return validate_trailer(trailer, &origin);
+}
+
+/* Hands on one packet with its trusted fields (R125). */
+static int put_packet(struct batch *b, int buffer, const struct tbuf_packet *p)
+{
+    struct session *s = b->s;
     if (ensure_parts(s, p->num_slices + 1))
         return -ENOMEM;
     uint8_t *trailer = s->trailers + b->trailers;
-    size_t len = validate_trailer(trailer, &origin);
+    size_t len = session_read_trailer(s, p, trailer);
     b->trailers += len;
     memcpy(s->parts, p->slices, p->num_slices * sizeof(*s->parts));
     s->parts[p->num_slices] = (struct iovec){trailer, len};
-    const struct packet pkt = {s->parts, p->num_slices + 1, p->size + len, buffer};
+    const struct packet pkt = {
+        .parts = s->parts, .nparts = p->num_slices + 1, .size = p->size + len, .buffer = buffer};
     return put(b, &pkt);
 }
 
@@ -294,6 +301,10 @@ static int put_buffer(struct batch *b, size_t index, bool *more)
             *more = r == TBUF_READ_AGAIN;
             return 0;
         }
+        if (p.more) {
+            *more = true;
+            return session_large_begin(s, index, &p);
+        }
         if (!validate_packet(p.slices, p.num_slices)) {
             s->invalid_packets++;
             tbuf_read_refuse(tb, &p);
@@ -309,8 +320,23 @@ static int put_buffer(struct batch *b, size_t index, bool *more)
     return 0;
 }
 
+static int put_large(void *arg, const struct packet *pkt)
+{
+    struct batch *b = arg;
+    if (pkt->follows == 0 && !pkt->continues)
+        return put(b, pkt);
+    b->size += pkt->size;
+    return packet_put(b->sink, pkt);
+}
+
 static int put_buffers(struct batch *b, bool *more)
 {
+    struct session *s = b->s;
+    if (s->large.state != LARGE_NONE) {
+        int err = session_large_step(s, s->filter || s->compress, put_large, b);
+        *more = true;
+        return err;
+    }
     for (size_t i = 0; i < b->s->nbuffers; i++) {
         int err = put_buffer(b, i, more);
         if (err || *more)
@@ -384,7 +410,8 @@ static int put_stats(struct batch *b)
     if (out->failed)
         return -ENOMEM;
     struct iovec part = {out->p, out->n};
-    const struct packet pkt = {&part, 1, part.iov_len, PACKET_SERVICE};
+    const struct packet pkt = {
+        .parts = &part, .nparts = 1, .size = part.iov_len, .buffer = PACKET_SERVICE};
     b->size += pkt.size;
     if (s->filter)
         filter_count_stats_packet(s->filter, pkt.size);
@@ -438,7 +465,7 @@ int session_read_batch(struct session *s, size_t threshold, struct packet_sink *
         b.end_ns = chrono_mono_ns() + DEFAULTS_TASK_BUDGET_NS;
     bool left = false;
     int err = prepare(s, threshold);
-    if (!err)
+    if (!err && !session_large_begun(s)) /* nothing comes between the pieces of a packet */
         err = put_own(&b);
     if (!err)
         err = put_buffers(&b, &left);
@@ -459,6 +486,7 @@ bool session_read_empty(const struct session *s)
 
 void session_read_free(struct session *s)
 {
+    session_large_drop(s);
     free(s->trailers);
     free(s->parts);
     s->trailers = NULL;

@@ -23,6 +23,7 @@
 #include "svc/selfpkt.h"
 #include "svc/session.h"
 #include "svc/tbuf.h"
+#include "svc/tbuf_read.h"
 #include "svc/tracecfg.h"
 
 struct filecopy;
@@ -64,6 +65,18 @@ struct session_concurrent {
 #define SESSION_CONCURRENT    4096  /* R135 */
 #define SESSION_SLOW_NAMES    32    /* R23, R96 */
 #define SESSION_INSTANCES_MAX 16384 /* their ids must fit one Flush command */
+
+/* A packet that is too large for one batch, on its way out (svc/session_large). */
+enum session_large_state { LARGE_NONE, LARGE_GATHER, LARGE_CHECK, LARGE_SEND };
+
+struct session_large {
+    enum session_large_state state;
+    uint8_t *bytes; /* own */
+    size_t n, cap;
+    size_t at; /* checked, or sent */
+    struct tbuf_packet info;
+    size_t buffer; /* config index */
+};
 
 /* Called once when a flush is over. s is NULL when the session has gone. */
 typedef void session_flush_done(void *arg, struct session *s, uint64_t cookie, bool ok);
@@ -151,8 +164,9 @@ struct session {
     struct idmap sequences; /* machine, producer, writer -> packet sequence id, as a pointer */
     uint32_t last_sequence;
     uint64_t invalid_packets;
-    struct filter *filter;     /* own; NULL: none */
-    struct compress *compress; /* own; NULL: none */
+    struct session_large large; /* svc/session_large */
+    struct filter *filter;      /* own; NULL: none */
+    struct compress *compress;  /* own; NULL: none */
 
     /* svc/session_file */
     struct filewr *file; /* own; NULL: does not write into a file, or no longer */

@@ -163,32 +163,84 @@ static bool add_slice(struct tbuf *b, size_t n, const struct frag *f)
     return true;
 }
 
-/* Consumes the fragments of the packet that begins at the front and reaches up to chunk `last_id`;
- * with `out`, the last one is its end and the slices are filled. */
-static void consume_chain(struct tbuf *b, struct tbuf_seq *s, uint32_t last_id,
-                          struct tbuf_packet *out)
+/* Drops the fragments of the packet that begins at the front and reaches up to chunk `last_id`, or
+ * as many as the step budget allows; the rest then explains itself as orphans. */
+static void drop_chain(struct tbuf *b, struct tbuf_seq *s, uint32_t last_id)
+{
+    while (s->count > 0 && tbuf_id_diff(s->ids.front, last_id) <= 0) {
+        struct tbuf_rec *r = front(b, s);
+        (void)tbuf_ring_pass(s, r->id);
+        r->consumed = r->payload;
+        tbuf_ring_retire(b, s);
+        if (b->steps == 0) {
+            s->last_loss |= TBUF_SEQ_CHAIN_LOST;
+            return;
+        }
+        b->steps--;
+    }
+}
+
+/* What was lost before the packet whose begin is at the front and was passed. What is found to be
+ * lost behind it, when its last chunk is retired, is for the next one. */
+static uint32_t take_loss(struct tbuf_seq *s)
+{
+    uint32_t loss = s->pending != 0 ? s->pending | (uint32_t)TBUF_LOSS_PRESENT : 0;
+    s->pending = 0;
+    return loss;
+}
+
+/* A chunk of the packet is the next one, wherever `id` was expected: only chunks with nothing in
+ * them may be missing, and those that are were evicted. */
+static bool goes_on(const struct tbuf_seq *s, uint32_t id)
+{
+    return s->ids.front == id || (s->ids.front == s->last_id + 1 && s->last_payload == 0 &&
+                                  s->last_loss == 0 && s->pending == 0);
+}
+
+/* Consumes the fragments from the front up to chunk `last_id`, the packet's end, and fills the
+ * slices; a large packet stops after a part (b->part). `first`: its begin is at the front and the
+ * chain was found complete. False, for a later part: something of it is lost. */
+static bool take_chain(struct tbuf *b, struct tbuf_seq *s, uint32_t last_id, bool first,
+                       struct tbuf_packet *out)
 {
     size_t n = 0;
     uint64_t bytes = 0;
     bool fits = true;
-    while (s->count > 0 && tbuf_id_diff(s->ids.front, last_id) <= 0) {
-        struct tbuf_rec *r = front(b, s);
+    bool begin = first;
+    uint32_t id = first ? s->ids.front : b->part.next_id;
+    out->more = false;
+    for (;; begin = false, id++) {
         struct frag f = {0};
-        (void)tbuf_ring_pass(s, r->id);
-        if (frag_at(r, &f) && f.size != 0 && out != NULL && fits) {
+        if (s->count == 0 || (!first && !goes_on(s, id)) || tbuf_id_diff(s->ids.front, last_id) > 0)
+            return false;
+        id = s->ids.front;
+        struct tbuf_rec *r = front(b, s);
+        bool any = frag_at(r, &f);
+        if (any ? f.from_prev == begin || f.to_next != (id != last_id) : r->payload != 0)
+            return false;
+        (void)tbuf_ring_pass(s, id);
+        if (begin)
+            out->loss = take_loss(s);
+        if (any && f.size != 0 && fits) {
             fits = add_slice(b, n, &f);
             n++;
             bytes += f.size;
         }
-        if (out != NULL && r->id == last_id) {
+        if (id == last_id) {
             consume_whole(b, s, r, f.end);
             break;
         }
         r->consumed = r->payload;
         tbuf_ring_retire(b, s);
+        if (n >= TBUF_PART_SLICES || bytes >= b->part_max) {
+            out->more = fits;
+            break;
+        }
     }
-    if (out == NULL)
-        return;
+    b->part.slot = out->more ? tbuf_seq_slot(&b->seqs, s) : 0;
+    b->part.key = s->key;
+    b->part.next_id = id + 1;
+    b->part.last_id = last_id;
     if (!fits) {
         b->stats.chunks_no_memory++;
         s->pending |= TBUF_LOSS_REASSEMBLY_BROKEN_CHAIN;
@@ -196,6 +248,7 @@ static void consume_chain(struct tbuf *b, struct tbuf_seq *s, uint32_t last_id,
     out->slices = b->slices;
     out->num_slices = fits ? n : 0;
     out->size = bytes;
+    return true;
 }
 
 enum served {
@@ -231,13 +284,14 @@ static enum served serve_begin(struct tbuf *b, struct tbuf_seq *s, struct tbuf_p
     }
     if (l == LINK_BROKEN) {
         b->stats.readaheads_failed++;
-        consume_chain(b, s, tbuf_seq_ent(s, chain)->id, NULL);
+        drop_chain(b, s, tbuf_seq_ent(s, chain)->id);
         s->pending |= (uint8_t)loss;
         return SERVED_ON;
     }
-    consume_chain(b, s, tbuf_seq_ent(s, chain + 1)->id, out);
-    if (out->num_slices == 0)
+    if (!take_chain(b, s, tbuf_seq_ent(s, chain + 1)->id, true, out) || out->num_slices == 0) {
+        s->pending |= (uint8_t)out->loss;
         return SERVED_ON;
+    }
     b->stats.readaheads_succeeded++;
     return SERVED_PACKET;
 }
@@ -292,9 +346,12 @@ static enum served serve_front(struct tbuf *b, struct tbuf_seq *s, struct tbuf_p
         return serve_begin(b, s, out);
     (void)tbuf_ring_pass(s, r->id);
     b->one = (struct iovec){f.data, f.size};
+    if (f.size != 0)
+        out->loss = take_loss(s);
     consume_whole(b, s, r, f.end);
     if (f.size == 0)
         return SERVED_ON;
+    out->more = false;
     out->slices = &b->one;
     out->num_slices = 1;
     out->size = f.size;
@@ -397,17 +454,42 @@ void tbuf_read_begin(struct tbuf *b)
         start_over(b);
 }
 
-static void fill(struct tbuf *b, struct tbuf_seq *s, struct tbuf_packet *out)
+static void name_it(const struct tbuf *b, const struct tbuf_seq *s, struct tbuf_packet *out)
 {
     uint32_t slot = tbuf_seq_slot(&b->seqs, s);
-    out->loss = s->pending != 0 ? s->pending | (uint32_t)TBUF_LOSS_PRESENT : 0;
     out->producer_id = (uint16_t)(s->key >> 16);
     out->writer_id = (uint16_t)s->key;
     out->client = b->seqs.info[slot].client;
     out->sequence = slot;
+}
+
+static void fill(struct tbuf *b, struct tbuf_seq *s, struct tbuf_packet *out)
+{
+    name_it(b, s, out);
     out->first_on_sequence = (s->state & TBUF_SEQ_RETURNED) == 0;
-    s->pending = 0;
+    b->part.loss = out->loss;
     s->state |= TBUF_SEQ_RETURNED;
+}
+
+/* The next part of the packet that is being given. */
+static enum tbuf_read_result next_part(struct tbuf *b, struct tbuf_packet *out)
+{
+    struct tbuf_packet got = {.loss = b->part.loss};
+    struct tbuf_seq *s = tbuf_seq_at(&b->seqs, b->part.slot);
+    bool same = s->key == b->part.key;
+    tbuf_seq_keep(&b->seqs, b->part.slot);
+    b->part.slot = 0;
+    if (same && take_chain(b, s, b->part.last_id, false, &got) &&
+        (got.num_slices != 0 || !got.more)) {
+        name_it(b, s, &got);
+        *out = got;
+        return TBUF_READ_PACKET;
+    }
+    b->part.slot = 0;
+    b->stats.readaheads_failed++;
+    if (same)
+        s->pending |= (uint8_t)(b->part.loss | TBUF_LOSS_REASSEMBLY_BROKEN_CHAIN);
+    return TBUF_READ_BROKEN;
 }
 
 enum tbuf_read_result tbuf_read_next(struct tbuf *b, struct tbuf_packet *out)
@@ -419,6 +501,8 @@ enum tbuf_read_result tbuf_read_next(struct tbuf *b, struct tbuf_packet *out)
         b->rd = oldest;
     if (b->walk_at < b->rd)
         b->walk_at = b->rd;
+    if (b->part.slot != 0)
+        return next_part(b, out);
     for (;;) {
         struct tbuf_rec *r = walk_on(b);
         if (r == NULL) {

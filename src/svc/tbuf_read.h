@@ -47,17 +47,21 @@ struct tbuf_packet {
     uint16_t writer_id;
     struct tbuf_client client; /* of the sequence */
     uint32_t sequence;         /* names the sequence for tbuf_read_refuse() */
-    bool first_on_sequence;    /* nothing was returned from this sequence before
-                                  (first_packet_on_sequence) */
+    bool more; /* a part of a large packet: copy the bytes, the next call gives the next
+                  part; what names the packet is the same in all of them */
+    bool first_on_sequence; /* nothing was returned from this sequence before
+                               (first_packet_on_sequence) */
 };
 
-/* A packet of more fragments than this is given up as a broken chain: 64 MiB in chunks of 284 bytes
- * stays below it. */
+/* A packet of more than about 256 KiB or 256 fragments comes in parts, so that no call takes long.
+ * Buffers go on being written between them. A packet of more fragments than this is given up as a
+ * broken chain: 64 MiB in chunks of 284 bytes stays below it. */
 #define TBUF_PACKET_SLICES_MAX (1u << 18)
 
 enum tbuf_read_result {
     TBUF_READ_EMPTY = 0,  /* nothing is readable now; stays so until the next write or patch */
     TBUF_READ_PACKET = 1, /* *out is filled */
+    TBUF_READ_BROKEN = 3, /* the packet of which parts were given was overwritten before its end */
     TBUF_READ_AGAIN = 2,  /* much was skipped and the step budget is spent; call again, soon */
 };
 

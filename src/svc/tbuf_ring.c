@@ -57,6 +57,7 @@ int tbuf_ring_init(struct tbuf *b, uint64_t size)
     b->walk_at = size;
     b->walk = 1;
     b->restart_min = TBUF_RESTART_MIN;
+    b->part_max = TBUF_PART_MAX;
     return 0;
 }
 

@@ -30,6 +30,9 @@
 #define TBUF_RESTART_BYTES  (64u << 10)  /* most that a restart takes along */
 #define TBUF_RESTART_CHUNKS 512u
 
+#define TBUF_PART_MAX    (256u << 10) /* default of part_max */
+#define TBUF_PART_SLICES 256u         /* and its slices */
+
 #define TBUF_REC_HDR     16u
 #define TBUF_PAYLOAD_MAX 65535u
 
@@ -86,6 +89,14 @@ struct tbuf {
     struct iovec one;
     struct iovec *slices; /* own: of the last fragmented packet */
     size_t slices_cap;
+    uint64_t part_max; /* bytes after which a packet is given in parts */
+    struct {
+        uint32_t slot; /* sequence of the packet whose next part is due; 0: none */
+        uint32_t key;
+        uint32_t next_id;
+        uint32_t last_id;
+        uint32_t loss; /* told with its first part */
+    } part;
 
     uint8_t *scratch; /* own: TBUF_PAYLOAD_MAX bytes, private copy of a chunk; made on first use */
 

@@ -107,17 +107,35 @@ static bool walk_value(struct walk *w, uint32_t type)
     }
 }
 
+static bool walk_field(struct walk *w)
+{
+    uint64_t tag;
+    return walk_varint(w, &tag) && tag <= UINT32_MAX && tag >= 8 && !reserved((uint32_t)tag >> 3) &&
+           walk_value(w, (uint32_t)tag & 7);
+}
+
 bool validate_packet(const struct iovec *parts, size_t nparts)
 {
     struct walk w = {NULL, NULL, parts, nparts};
     while (walk_more(&w)) {
-        uint64_t tag;
-        if (!walk_varint(&w, &tag) || tag > UINT32_MAX || tag < 8)
-            return false;
-        if (reserved((uint32_t)tag >> 3) || !walk_value(&w, (uint32_t)tag & 7))
+        if (!walk_field(&w))
             return false;
     }
     return true;
+}
+
+enum validate_result validate_some(const uint8_t *p, size_t n, size_t *at, size_t fields)
+{
+    struct walk w = {p + *at, p + n, NULL, 0};
+    while (walk_more(&w)) {
+        if (fields-- == 0) {
+            *at = (size_t)(w.p - p);
+            return VALIDATE_MORE;
+        }
+        if (!walk_field(&w))
+            return VALIDATE_BAD;
+    }
+    return VALIDATE_GOOD;
 }
 
 static uint8_t *put_field(uint8_t *p, uint32_t field, uint64_t v)

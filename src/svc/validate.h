@@ -30,6 +30,12 @@ struct validate_origin {
  * refused. */
 bool validate_packet(const struct iovec *parts, size_t nparts);
 
+enum validate_result { VALIDATE_GOOD, VALIDATE_BAD, VALIDATE_MORE };
+
+/* The same for a large packet in one piece, a bounded number of fields per call. *at: 0 before the
+ * first call; VALIDATE_MORE: call again. */
+enum validate_result validate_some(const uint8_t *p, size_t n, size_t *at, size_t fields);
+
 /* Writes the trusted fields in the order of R125. Returns their length. */
 size_t validate_trailer(uint8_t out[VALIDATE_TRAILER_MAX], const struct validate_origin *origin);
 

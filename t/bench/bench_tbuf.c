@@ -677,6 +677,50 @@ static void clone_in_slices(struct tbuf *b, double *all, double *longest)
     tbuf_free(c);
 }
 
+/* A packet of as many fragments as there may be: the longest call on the way to it. */
+static void bench_large(void)
+{
+    struct tbuf *b = make(128 * MIB);
+    struct tbuf_packet k = {.more = true};
+    uint8_t payload[256] = {0xFC, 0x01}; /* one fragment of 252 bytes */
+    double scan = 0;
+    double part = 0;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < TBUF_PACKET_SLICES_MAX; i++) {
+        struct tbuf_chunk_in in = {
+            .producer_id = 1,
+            .writer_id = 1,
+            .chunk_id = i,
+            .num_fragments = 1,
+            .flags = (uint8_t)((i > 0 ? TBUF_CHUNK_FIRST_CONTINUES : 0) |
+                               (i < TBUF_PACKET_SLICES_MAX - 1 ? TBUF_CHUNK_LAST_CONTINUES : 0)),
+            .complete = true,
+            .payload = payload,
+            .payload_size = 254};
+        tbuf_copy_chunk(b, &in);
+    }
+    tbuf_read_begin(b);
+    double t0 = now();
+    double at = t0;
+    while (k.more) {
+        enum tbuf_read_result rc = tbuf_read_next(b, &k);
+        double t = now();
+        double *longest = rc == TBUF_READ_AGAIN ? &scan : &part;
+        if (t - at > *longest)
+            *longest = t - at;
+        at = t;
+        if (rc == TBUF_READ_PACKET)
+            bytes += k.size;
+        else if (rc != TBUF_READ_AGAIN)
+            exit(99);
+    }
+    line("large", "a packet of 262,144 fragments, all", (now() - t0) * 1e3, "ms");
+    line("large", "its size", (double)bytes / MIB, "MiB");
+    line("large", "longest call that looks for its end", scan * 1e6, "us");
+    line("large", "longest call that gives a part", part * 1e6, "us");
+    tbuf_free(b);
+}
+
 static void bench_clone(void)
 {
     struct tbuf *b = make(64 * MIB);
@@ -716,7 +760,7 @@ int main(int argc, char **argv)
         {"write", bench_write},     {"first lap", bench_first_lap}, {"read", bench_read},
         {"stalled", bench_stalled}, {"stream", bench_stream},       {"fragments", bench_fragments},
         {"small", bench_small},     {"scrape", bench_scrape},       {"patch", bench_patch},
-        {"clone", bench_clone},     {"scale", bench_scale},
+        {"clone", bench_clone},     {"large", bench_large},         {"scale", bench_scale},
     };
     make_templates();
     for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {

@@ -45,7 +45,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         size_t len = size - 2 - n;
         memcpy(copy, data + 2 + n, len);
         struct iovec part = {copy, len};
-        struct packet in = {&part, 1, len, 0}, out;
+        struct packet in = {.parts = &part, .nparts = 1, .size = len}, out;
         bool failed;
         if (filter_packet(f, &in, &out, &failed) == 0 && out.size > len)
             abort();

@@ -52,7 +52,7 @@ struct drive {
     unsigned at;
     uint32_t max_chunk;
     bool closed_any;
-    uint64_t steps, packets;
+    uint64_t steps, packets, parts;
     char text[512];
 };
 
@@ -92,6 +92,8 @@ struct drive *drive_new(struct drive_source src)
         return NULL;
     }
     d->buf->restart_min = restart_min;
+    if (one_in(d, 3))
+        d->buf->part_max = 1 + rnd(d, 600); /* large packets come in parts */
     d->model = model_new(size, policy, restart_min);
     for (unsigned i = 0; i < WRITERS; i++) {
         struct writer *w = &d->writers[i];
@@ -171,6 +173,36 @@ static const char *same_state(struct drive *d, const struct tbuf *b, const struc
                                      model_in_use(m))
         return differ(d, "R86 does not give the bytes in use");
     return NULL;
+}
+
+/* Reads the other parts of a large packet into *k, as one. */
+static bool whole_packet(struct drive *d, struct tbuf *b, struct tbuf_packet *k)
+{
+    static struct iovec slices[4096];
+    static uint8_t bytes[1 << 20];
+    size_t used = 0;
+    size_t n = 0;
+    uint64_t size = 0;
+    struct tbuf_packet p = *k;
+    for (;;) {
+        for (size_t i = 0; i < p.num_slices; i++) {
+            /* Copied, as the interface demands. */
+            memcpy(bytes + used, p.slices[i].iov_base, p.slices[i].iov_len);
+            slices[n++] = (struct iovec){bytes + used, p.slices[i].iov_len};
+            used += p.slices[i].iov_len;
+        }
+        size += p.size;
+        if (!p.more)
+            break;
+        if (tbuf_read_next(b, &p) != TBUF_READ_PACKET || p.sequence != k->sequence ||
+            p.loss != k->loss)
+            return false;
+        d->parts++;
+    }
+    k->slices = slices;
+    k->num_slices = n;
+    k->size = size;
+    return true;
 }
 
 static const char *same_packet(struct drive *d, const struct tbuf_packet *k,
@@ -367,6 +399,8 @@ static const char *read_some(struct drive *d, struct tbuf *b, struct model *m, u
         if (!have)
             break;
         d->packets++;
+        if (k.more && !whole_packet(d, b, &k))
+            return differ(d, "a part is missing");
         bad = same_packet(d, &k, &w);
         if (bad == NULL && !d->closed_any && one_in(d, 50)) {
             tbuf_read_refuse(b, &k);

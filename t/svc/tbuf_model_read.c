@@ -80,6 +80,13 @@ static void emit(struct model *m, struct model_packet *out, const struct chunk *
 
 enum did { GOT, WAIT, ON };
 
+/* What was lost before the packet that begins at the front. */
+static void tell_loss(struct seq *s, struct model_packet *out)
+{
+    out->loss = s->pending != 0 ? s->pending | TBUF_LOSS_PRESENT : 0;
+    s->pending = 0;
+}
+
 /* The front chunk's last piece begins a packet. */
 static enum did read_begin(struct model *m, struct seq *s, struct model_packet *out)
 {
@@ -134,6 +141,7 @@ static enum did read_begin(struct model *m, struct seq *s, struct model_packet *
     if (how == STALL)
         return WAIT;
     uint32_t stop = s->list[how == END ? i : i - 1]->id;
+    bool begin = true;
     for (;;) {
         if (s->n == 0 || ahead(s->list[0]->id, stop) > 0)
             break;
@@ -141,6 +149,9 @@ static enum did read_begin(struct model *m, struct seq *s, struct model_packet *
         struct piece f = model_piece(c, c->consumed);
         bool is_end = how == END && c->id == stop;
         pass(s, c->id);
+        if (how == END && begin)
+            tell_loss(s, out);
+        begin = false;
         if (how == END && f.ok)
             emit(m, out, c, &f);
         if (is_end) {
@@ -154,8 +165,10 @@ static enum did read_begin(struct model *m, struct seq *s, struct model_packet *
         s->pending |= loss;
         return ON;
     }
-    if (out->num_slices == 0)
+    if (out->num_slices == 0) {
+        s->pending |= out->loss;
         return ON;
+    }
     m->st.readaheads_succeeded++;
     return GOT;
 }
@@ -201,6 +214,8 @@ static enum did read_front(struct model *m, struct seq *s, struct model_packet *
         return read_begin(m, s, out);
     pass(s, c->id);
     emit(m, out, c, &f);
+    if (f.size > 0)
+        tell_loss(s, out);
     consume(m, s, f.end);
     return f.size > 0 ? GOT : ON;
 }
@@ -235,13 +250,11 @@ bool model_next(struct model *m, struct model_packet *out)
             s->stalled = true;
         if (d != GOT)
             continue;
-        out->loss = s->pending != 0 ? s->pending | TBUF_LOSS_PRESENT : 0;
         out->producer_id = s->producer;
         out->writer_id = s->writer;
         out->client = s->client;
         out->first = !s->returned;
         s->returned = true;
-        s->pending = 0;
         return true;
     }
 }

@@ -34,7 +34,7 @@ static void put(struct compress *c, const void *p, size_t n)
 {
     uint8_t *at = (uint8_t *)(uintptr_t)p;
     struct iovec parts[2] = {{at, n / 2}, {at + n / 2, n - n / 2}};
-    struct packet pkt = {parts, 2, n, 0};
+    struct packet pkt = {.parts = parts, .nparts = 2, .size = n};
     cr_assert_eq(compress_put(c, &pkt), 0);
     bytesbuf_pb_bytes(&want, 1, p, n);
 }

@@ -74,7 +74,7 @@ static int put(struct packet_sink *sink, char c, size_t n)
     used += n <= 4096 ? n : 0;
     memset(block, c, n);
     struct iovec parts[2] = {{block, n / 2}, {block + n / 2, n - n / 2}};
-    struct packet pkt = {parts, 2, n, 0};
+    struct packet pkt = {.parts = parts, .nparts = 2, .size = n};
     return packet_put(sink, &pkt);
 }
 
@@ -102,7 +102,7 @@ Test(filewr, R162_packets_are_framed_as_a_trace)
     start(create_path(), 0);
     struct packet_sink *sink = filewr_begin(w);
     cr_expect_eq(put(sink, 'a', 3), 0);
-    struct packet empty = {NULL, 0, 0, 0};
+    struct packet empty = {.parts = NULL};
     cr_expect_eq(packet_put(sink, &empty), 0);
     cr_expect_eq(put(sink, 'b', 200), 0);
     cr_expect_eq(filewr_commit(w), 0);
@@ -213,6 +213,65 @@ Test(filewr, R169_a_full_device_ends_the_file)
     cr_expect_eq(filewr_written(w), 0);
     cr_expect_eq(put(filewr_begin(w), 'a', 1), ERR_QUOTA);
     finish();
+}
+
+static int put_piece(char c, size_t n, bool continues, size_t follows)
+{
+    static char block[3][400];
+    static unsigned at;
+    char *p = block[at++ % 3];
+    memset(p, c, n);
+    struct iovec part = {p, n};
+    struct packet pkt = {
+        .parts = &part, .nparts = 1, .size = n, .continues = continues, .follows = follows};
+    int err = packet_put(filewr_begin(w), &pkt);
+    return err ? err : filewr_commit(w);
+}
+
+Test(filewr, R162_a_packet_that_comes_in_several_batches)
+{
+    start(create_path(), 0);
+    cr_expect_eq(put_piece('a', 100, false, 200), 0);
+    cr_expect_eq(put_piece('b', 150, true, 50), 0);
+    cr_expect_eq(put_piece('c', 50, true, 0), 0);
+    cr_expect_eq(put_piece('d', 5, false, 0), 0);
+    cr_expect_eq(filewr_written(w), 303 + 7);
+    finish();
+    uint8_t got[512];
+    cr_assert_eq(read_file(got, sizeof(got)), 310);
+    cr_expect_arr_eq(got,
+                     "\x0A\xAC\x02"
+                     "aa",
+                     5);
+    cr_expect(got[102] == 'a' && got[103] == 'b' && got[253] == 'c' && got[302] == 'c');
+    cr_expect_arr_eq(got + 303,
+                     "\x0A\x05"
+                     "ddddd",
+                     7);
+}
+
+Test(filewr, R168_a_packet_in_several_batches_is_refused_as_a_whole)
+{
+    start(create_path(), 250);
+    cr_expect_eq(put_piece('a', 100, false, 200), ERR_QUOTA);
+    cr_expect_eq(filewr_commit(w), 0);
+    cr_expect_eq(filewr_state(w), FILEWR_FULL);
+    cr_expect_eq(filewr_written(w), 0);
+    finish();
+}
+
+Test(filewr, a_disk_that_fills_up_within_a_packet_of_several_batches)
+{
+    struct rlimit limit = {500, 500};
+    start(create_path(), 0);
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    cr_expect_eq(put_piece('a', 50, false, 0), 0);
+    cr_expect_eq(put_piece('b', 300, false, 700), 0);
+    cr_expect_eq(put_piece('c', 350, true, 350), -EFBIG);
+    cr_expect_eq(filewr_written(w), 52);
+    finish();
+    uint8_t got[600];
+    cr_assert_eq(read_file(got, sizeof(got)), 52, "the file ends at a packet");
 }
 
 Test(filewr, a_disk_that_fills_up_leaves_whole_packets)

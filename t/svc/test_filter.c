@@ -68,7 +68,7 @@ static bool run(const void *p, size_t n, int buffer)
 {
     uint8_t *at = (uint8_t *)(uintptr_t)p;
     struct iovec parts[2] = {{at, n / 3}, {at + n / 3, n - n / 3}};
-    struct packet in = {parts, 2, n, buffer};
+    struct packet in = {.parts = parts, .nparts = 2, .size = n, .buffer = buffer};
     bool failed = false;
     cr_assert_eq(filter_packet(f, &in, &out, &failed), 0);
     cr_expect_leq(out.size, n, "R145: never longer than the input");

@@ -6,6 +6,9 @@
 #include <string.h>
 
 #include "protos/fieldnum.h"
+#include "svc/service_int.h"
+#include "svc/session_int.h"
+#include "svc/tbuf.h"
 #include "t/svc/world.h"
 
 static struct world *w;
@@ -497,4 +500,92 @@ Test(readout, R137_a_packet_that_the_filter_cannot_parse)
     }
     cr_expect_eq(whole, 2, "its neighbours pass, got %zu", whole);
     cr_expect_eq(empty, 0, "over IPC it produces nothing at all");
+}
+
+/* ---- large packets ---- */
+
+/* A packet of 1000 * n bytes, in the buffer of session 1: field 500 of n chunks. */
+static void put_large(uint32_t chunk, uint32_t n, bool valid)
+{
+    struct tbuf *tb = service_session(w->svc, 1)->buffers[0].tb;
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t payload[1002] = {0xE8, 0x07};
+        if (i == 0) {
+            uint32_t len = n * 1000 - 6;
+            const uint8_t head[] = {valid ? 0xA2 : 0xA7,         0x1F,
+                                    (uint8_t)(len | 0x80),       (uint8_t)(len >> 7 | 0x80),
+                                    (uint8_t)(len >> 14 | 0x80), (uint8_t)(len >> 21)};
+            memcpy(payload + 2, head, sizeof(head));
+        }
+        struct tbuf_chunk_in in = {.producer_id = 1,
+                                   .writer_id = 9,
+                                   .chunk_id = chunk + i,
+                                   .num_fragments = 1,
+                                   .flags = (uint8_t)((i > 0 ? TBUF_CHUNK_FIRST_CONTINUES : 0) |
+                                                      (i < n - 1 ? TBUF_CHUNK_LAST_CONTINUES : 0)),
+                                   .complete = true,
+                                   .payload = payload,
+                                   .payload_size = sizeof(payload)};
+        cr_assert_eq(tbuf_copy_chunk(tb, &in), TBUF_STORED);
+    }
+}
+
+static struct cons *large_session(void)
+{
+    struct cons *c = cons_new(w, 1);
+    cfg_begin(&w->cfg);
+    cfg_buffer(&w->cfg, 16384);
+    cons_enable(c, &w->cfg);
+    cons_read(c); /* what comes once */
+    return c;
+}
+
+static size_t largest(const struct cons *c)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < c->npkts; i++)
+        n = c->pkts[i].n > n ? c->pkts[i].n : n;
+    return n;
+}
+
+Test(readout, R104_a_large_packet_in_pieces)
+{
+    struct cons *c = large_session();
+    put_large(0, 5000, true);
+    put_large(5000, 1, true);
+    cons_read(c);
+    cr_expect(c->read_done);
+    cr_expect_gt(largest(c), 5000 * 1000);
+    cr_expect_lt(largest(c), 5000 * 1000 + 50);
+    cr_expect_geq(c->pieces, 15);
+    cr_expect_gt(c->batches, 30, "gathered, checked and sent in slices");
+    const struct pkt *last = &c->pkts[c->npkts - 1];
+    cr_expect_gt(last->n, 0);
+    cr_expect_eq(service_session(w->svc, 1)->large.bytes, NULL, "its memory is given back");
+}
+
+Test(readout, R123_a_large_packet_that_is_not_valid)
+{
+    struct cons *c = large_session();
+    put_large(0, 1000, false);
+    put_large(1000, 1, true);
+    cons_read(c);
+    cr_expect_eq(service_session(w->svc, 1)->invalid_packets, 1);
+    cr_expect_lt(largest(c), 2000);
+}
+
+/* A read that is replaced in the middle of a packet: the new one gets it from its begin. */
+Test(readout, R60_a_read_replaced_within_a_large_packet)
+{
+    struct cons *c = large_session();
+    struct session *s = service_session(w->svc, 1);
+    struct msg_request m = {.cookie = ++c->cookie};
+    put_large(0, 10000, true); /* more batches than an actor has in one tick */
+    ACTOR_POST(w->reactor, c->endpoint, c->actor.id, MSG_C_READ, &m);
+    for (int i = 0; i < 1000 && !session_large_begun(s); i++)
+        reactor_tick(w->reactor, 0);
+    cr_assert(session_large_begun(s));
+    cons_read(c);
+    cr_expect(c->read_done);
+    cr_expect_gt(largest(c), 10000 * 1000);
 }

@@ -25,6 +25,11 @@ static bool valid(const uint8_t *p, size_t n)
     for (size_t i = 0; i < n; i++)
         bytes[i] = piece(p + i, 1);
     cr_expect_eq(validate_packet(bytes, n), answer, "byte by byte changes the answer");
+    size_t at = 0;
+    enum validate_result some;
+    while ((some = validate_some(p, n, &at, 1)) == VALIDATE_MORE)
+        continue;
+    cr_expect_eq(some == VALIDATE_GOOD, answer, "field by field changes the answer");
     return answer;
 }
 

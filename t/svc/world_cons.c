@@ -85,15 +85,20 @@ static int sink_packet(void *arg, uint64_t port, uint64_t cookie, const struct p
     (void)cookie;
     if (!c)
         return 1;
-    c->pkts = alloc_resize(c->pkts, c->npkts + 1, sizeof(*c->pkts));
-    struct pkt *p = &c->pkts[c->npkts++];
-    p->p = alloc_zero(pkt->size);
-    p->n = 0;
+    if (pkt->continues && c->npkts == 0)
+        return 0; /* of a read that was replaced */
+    if (!pkt->continues) {
+        c->pkts = alloc_resize(c->pkts, c->npkts + 1, sizeof(*c->pkts));
+        c->pkts[c->npkts++] = (struct pkt){alloc_zero(pkt->size + pkt->follows), 0};
+    }
+    struct pkt *p = &c->pkts[c->npkts - 1];
+    size_t before = p->n;
+    c->pieces += pkt->continues;
     for (size_t i = 0; i < pkt->nparts; i++) {
         memcpy(p->p + p->n, pkt->parts[i].iov_base, pkt->parts[i].iov_len);
         p->n += pkt->parts[i].iov_len;
     }
-    cr_assert_eq(p->n, pkt->size);
+    cr_assert_eq(p->n, before + pkt->size);
     return 0;
 }
 
