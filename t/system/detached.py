@@ -141,8 +141,8 @@ data_sources {{ config {{ {SOURCE} }} }}
 END
 setsid sh -c 'perfetto -c cfg --txt --detach=k -o trace.pftrace; kill -HUP 0'
 perfetto --is_detached=k || exit 9
-perfetto --attach=k & pid=$!
-i=0; while perfetto --is_detached=k && [ $i -lt 100 ]; do i=$((i+1)); done
+perfetto --attach=k 2>said & pid=$!
+i=0; until grep -q "attached to k" said || [ $i -gt 10000 ]; do i=$((i+1)); done
 kill -INT $pid; wait $pid
 """)  # fmt: skip
         tap.expect(any(pb.first(p, 35) for p in pb.packets(trace(s))), "the file is not complete")

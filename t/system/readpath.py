@@ -36,6 +36,7 @@ def write_large(p, n, size, writer=1):
     """One packet(n) of `size` bytes of padding, in as many chunks as it takes."""
     data = peer.packet(n, size)
     room = p.page - 16 - 8
+    target = p.target()
     at = 0
     while at < len(data):
         piece = data[at : at + room]
@@ -45,7 +46,7 @@ def write_large(p, n, size, writer=1):
         chunk_id = p.chunk_ids.get(writer, 0)
         p.chunk_ids[writer] = chunk_id + 1
         p.smb.fill(page, writer, chunk_id, [piece], flags)
-        p.call("CommitData", pb.put(1, peer.move(page, 0, p.target())), drop=True)
+        p.call("CommitData", pb.put(1, peer.move(page, 0, target)), drop=True)
         at += len(piece)
     p.ask("Sync")
 
@@ -110,8 +111,10 @@ def read_file(path):
 
 
 def spoil(p, count, size=20000):
-    """Packets 0 .. count - 1."""
+    """Packets 0 .. count - 1, or as many as the session lives for."""
     for n in range(count):
+        if not p.instances:
+            break
         write_large(p, n, size)
 
 
