@@ -121,8 +121,9 @@ struct scan {
     struct cmdline *cl;
     unsigned set; /* B_... */
     const char *out, *detach, *attach, *is_detached;
-    char **after;    /* first word behind "--" in argv */
-    size_t n_before; /* words before it */
+    char **after;        /* first word behind "--" in argv */
+    size_t n_before;     /* words before it */
+    bool inspect_format; /* --inspect --text FILE: the option's value was a format */
 };
 
 static int need_number(const char *option, const char *text, int64_t min, int64_t max, int64_t *out)
@@ -197,6 +198,24 @@ static int take_id(const char *option, const char *arg, int64_t *out)
     return need_number(option, arg, INT64_MIN, INT64_MAX, out);
 }
 
+/* What people type is `--inspect --check FILE` as often as `--inspect FILE --check`. */
+static bool take_format(struct scan *s, const char *arg)
+{
+    static const struct {
+        const char *name;
+        enum cmdline_format format;
+    } known[] = {{"--text", CMDLINE_TEXT}, {"--json", CMDLINE_JSON}, {"--check", CMDLINE_CHECK}};
+
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        if (strcmp(arg, known[i].name) == 0) {
+            s->cl->format = known[i].format;
+            s->set |= B_FORMAT;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Options with an argument. */
 static int take_value(struct scan *s, enum opts_id id, const char *arg)
 {
@@ -256,6 +275,7 @@ static int take_value(struct scan *s, enum opts_id id, const char *arg)
     case OPTS_INSPECT:
         cl->inspect = arg;
         s->set |= B_INSPECT;
+        s->inspect_format = take_format(s, arg);
         break;
     case OPTS_COMPLETION:
         if (opts_completion(stdout, arg))
@@ -535,6 +555,8 @@ static void derive(struct scan *s)
     s->set |= s->detach ? B_DETACH : 0;
     s->set |= s->attach ? B_ATTACH : 0;
     s->set |= s->is_detached ? B_IS_DETACHED : 0;
+    if (s->inspect_format && cl->light.n_words > 0)
+        cl->inspect = cl->words[--cl->light.n_words];
     s->set |= cl->light.n_words > 0 ? B_LIGHT : 0;
     s->set |= traceconf_has_input(&cl->conf) ? B_CONFIG : 0;
     s->set |= s->out != NULL && *s->out != '\0' ? B_OUT : 0;

@@ -95,6 +95,11 @@ Test(cmdline, actions)
     ACTION(CMDLINE_INSPECT, "", "--inspect", "f", "--json");
     cr_expect_eq(cl.format, CMDLINE_JSON);
     cmdline_fini(&cl);
+    ACTION(CMDLINE_INSPECT, "", "--inspect", "--check", "f");
+    cr_expect_eq(cl.format, CMDLINE_CHECK);
+    cr_expect_str_eq(cl.inspect, "f");
+    cmdline_fini(&cl);
+    REFUSED("cannot be combined", "", "--inspect", "--text", "f", "sched/sched_switch");
 }
 
 Test(cmdline, save_for_bugreport) /* R253 R730 */
