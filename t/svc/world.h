@@ -168,7 +168,7 @@ struct cons {
     struct pkt *pkts; /* own: of the last read */
     size_t npkts;
     unsigned batches;
-    unsigned pieces; /* puts that went on with a packet */
+    unsigned pieces;      /* puts that went on with a packet */
     bool read_done, full; /* full: the sink has no room */
     size_t room_batches;  /* batches until it says full; SIZE_MAX: never */
     /* ObserveEvents: bodies of the stream */
