@@ -231,6 +231,7 @@ class Producer(Peer):
         super().__init__(world, address or world.stack.path("producer.sock"), "ProducerPort")
         self.name, self.smb, self.page, self.mute = name, None, PAGE, False
         self.instances, self.stopped, self.chunk_ids, self.flushes = {}, [], {}, []
+        self.last_target = None
         self.commands, self.next_page, self.emulated = None, 0, False
         self.targets, self.setups = {}, {}
         if start:
@@ -273,6 +274,7 @@ class Producer(Peer):
     def on_start(self, body):
         number, conf = pb.first(body, 1), pb.message(body, 2)
         self.instances[number] = conf
+        self.last_target = pb.first(conf, 2)
         self.targets[pb.first(conf, 1, b"").decode()] = pb.first(conf, 2, 0)
         if not self.mute and self.notify:
             self.call("NotifyDataSourceStarted", pb.put(1, number), drop=True)
@@ -295,8 +297,8 @@ class Producer(Peer):
             raise Closed(f"{self.name}: closed while waiting for the start")
 
     def target(self):
-        """The buffer of the instance that was started last."""
-        return pb.first(list(self.instances.values())[-1], 2)
+        """The buffer of the instance that was started last, also when it has been stopped since."""
+        return self.last_target
 
     def write(self, records, writer=1, target=None, drop=False):
         """Records become one chunk, committed at once; waits for the answer unless dropped."""
