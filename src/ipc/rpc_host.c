@@ -226,6 +226,7 @@ static void on_invoke(struct rpc_conn *conn, const struct frame *f)
                   .request_id = f->request_id,
                   .dropped = f->u.invoke.drop_reply},
     };
+    reactor_slice_is(conn->host->reactor, rpc_method_name(e->service, method));
     int rc = e->handlers[method - 1](e->arg, &call);
     if (rc > 0)
         log_debug("%s of connection %llu: %s", rpc_method_name(e->service, method),
@@ -299,6 +300,7 @@ static void tell_left(void *arg)
 {
     struct rpc_conn *conn = arg;
     struct rpc_host *host = conn->host;
+    reactor_slice_is(host->reactor, "a connection left");
     for (uint32_t id = 1; id <= host->exposed_count; id++) {
         const struct exposed *e = visible(conn, id);
         if (e != NULL && e->ops != NULL && e->ops->left != NULL)

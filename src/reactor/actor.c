@@ -31,6 +31,8 @@ static void reap_actor(void *arg)
     a->reactor->metrics[REACTOR_DROPPED_REAPED] += left;
     if (left != 0)
         log_debug("%s is gone with %" PRIu32 " messages unread", a->name, left);
+    str_copy(a->reactor->reaped, sizeof(a->reactor->reaped), a->name);
+    reactor_slice_is(a->reactor, a->reactor->reaped);
     a->mailbox.mark = NULL; /* nobody cares for the marks of a dead actor */
     mailbox_fini(&a->mailbox);
     if (a->ops->reap != NULL)
@@ -140,16 +142,20 @@ static void take_turn(struct reactor *r, struct actor *a)
 {
     struct mailbox_msg m;
     uint32_t handled = 0;
+    uint16_t kind = 0;
     while (a->left != 0 && !a->dead && mailbox_pop(&a->mailbox, &m)) {
         a->left--;
         handled++;
+        kind = m.kind;
         a->ops->handle(a, &m);
         mailbox_destroy_payload(&r->table, m.kind, m.data);
         if (handled % MESSAGES_PER_LOOK == 0 &&
-            chrono_mono_ns() - r->slice_start > r->slice_limit_ns / 2)
+            chrono_mono_ns() - r->slices.start > r->slices.limit_ns / 2)
             a->left = 0;
     }
     r->metrics[REACTOR_MESSAGES] += handled;
+    if (handled != 0) /* the one that made it long, if it was long */
+        reactor_slice_is(r, mailbox_kind_name(&r->table, kind));
     core_slice_end(r, a->name);
 }
 

@@ -20,6 +20,7 @@ static struct {
     uint64_t mono;
     uint64_t boot;
     uint64_t real;
+    uint64_t cpu;
 } virt;
 
 static struct {
@@ -39,6 +40,8 @@ static uint64_t virtual_ns(clockid_t clock)
         return virt.real;
     case CLOCK_BOOTTIME:
         return virt.boot;
+    case CLOCK_THREAD_CPUTIME_ID:
+        return virt.cpu;
     default:
         return virt.mono;
     }
@@ -80,6 +83,11 @@ uint64_t chrono_boot_ns(void)
 uint64_t chrono_real_ns(void)
 {
     return chrono_ns(CLOCK_REALTIME);
+}
+
+uint64_t chrono_cpu_ns(void)
+{
+    return chrono_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
 bool chrono_tsc(uint64_t *ticks)
@@ -148,6 +156,7 @@ void chrono_virtual_start(uint64_t start)
 {
     virt.mono = start;
     virt.boot = start;
+    virt.cpu = start;
     virt.real = start + CHRONO_VIRTUAL_REAL;
     __atomic_store_n(&virt.on, true, __ATOMIC_RELEASE);
 }
@@ -163,6 +172,12 @@ bool chrono_is_virtual(void)
 }
 
 void chrono_virtual_advance(uint64_t ns)
+{
+    virt.cpu += ns;
+    chrono_virtual_wait(ns);
+}
+
+void chrono_virtual_wait(uint64_t ns)
 {
     virt.mono += ns;
     chrono_virtual_suspend(ns);

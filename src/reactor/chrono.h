@@ -28,6 +28,10 @@ uint64_t chrono_boot_ns(void);
 /* CLOCK_REALTIME since 1970. */
 uint64_t chrono_real_ns(void);
 
+/* CLOCK_THREAD_CPUTIME_ID: what the calling thread has worked, waits of any kind left out. A system
+ * call, unlike the others: some 200 ns. */
+uint64_t chrono_cpu_ns(void);
+
 /* Any clock of clock_gettime(2); 0 when the kernel does not have it. For a clock snapshot read, in
  * this order: BOOTTIME, REALTIME_COARSE, MONOTONIC_COARSE, REALTIME, MONOTONIC, MONOTONIC_RAW
  * (service.md R128). */
@@ -57,6 +61,9 @@ bool chrono_is_virtual(void);
 
 /* Moves all clocks on by ns. */
 void chrono_virtual_advance(uint64_t ns);
+
+/* The thread has no CPU for ns, or waits: all clocks go on but that of chrono_cpu_ns. */
+void chrono_virtual_wait(uint64_t ns);
 
 /* The machine sleeps for ns: only BOOTTIME and the real-time clocks go on. */
 void chrono_virtual_suspend(uint64_t ns);

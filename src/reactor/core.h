@@ -3,7 +3,7 @@
 #define REACTOR_CORE_H
 
 /*
- * What the parts of the loop share. Only src/reactor/{reactor,actor,deadline,task,watch,sig}.c
+ * What the parts of the loop share. Only src/reactor/{reactor,actor,deadline,watch,sig}.c
  * include this; everybody else uses their headers.
  */
 
@@ -42,7 +42,7 @@ struct core_fifo {
     uint32_t cap;
 };
 
-enum { CORE_CLOCKS = DEADLINE_BOOT + 1, CORE_NAME_MAX = 32 };
+enum { CORE_CLOCKS = DEADLINE_BOOT + 1 };
 
 struct reactor {
     struct event_base *base; /* own */
@@ -69,18 +69,17 @@ struct reactor {
     struct list spent; /* actors with messages that have used up their budget in this tick */
 
     uint64_t tick; /* number of the tick that is going on */
-    uint64_t slice_limit_ns;
-    uint64_t slice_start; /* when the callback that runs now began */
-    uint64_t busy_start;  /* when the first callback of this tick began, 0: none yet */
+    struct slices slices;
+    uint64_t busy_start; /* when the first callback of this tick began, 0: none yet */
     uint64_t metrics[REACTOR_METRICS];
-    char longest_name[CORE_NAME_MAX];
+    char reaped[SLICES_NAME]; /* the detail of a reaped actor's slice */
 };
 
 /* A slice begins now. */
 void core_slice_begin(struct reactor *r);
 
-/* The slice of `name` ends; the next one begins. Returns its length in ns. */
-uint64_t core_slice_end(struct reactor *r, const char *name);
+/* The slice of `name` ends; the next one begins. */
+void core_slice_end(struct reactor *r, const char *name);
 
 /* Step 3: deadlines that were due when it began. */
 void core_deadlines_run(struct reactor *r);

@@ -69,7 +69,8 @@ struct reactor *reactor_new(const struct reactor_opts *opts)
     r->boot_fd = -1;
     r->table = opts->table;
     r->actor_budget = opts->actor_budget != 0 ? opts->actor_budget : DEFAULTS_ACTOR_BUDGET;
-    r->slice_limit_ns = opts->slice_limit_ns != 0 ? opts->slice_limit_ns : DEFAULTS_SLICE_LIMIT_NS;
+    slices_init(&r->slices,
+                opts->slice_limit_ns != 0 ? opts->slice_limit_ns : DEFAULTS_SLICE_LIMIT_NS);
     idmap_init(&r->actors);
     list_init(&r->fired);
     list_init(&r->signals);
@@ -91,26 +92,25 @@ struct reactor *reactor_new(const struct reactor_opts *opts)
 
 void core_slice_begin(struct reactor *r)
 {
-    r->slice_start = chrono_mono_ns();
+    slices_begin(&r->slices);
     if (r->busy_start == 0)
-        r->busy_start = r->slice_start;
+        r->busy_start = r->slices.start;
 }
 
-uint64_t core_slice_end(struct reactor *r, const char *name)
+void core_slice_end(struct reactor *r, const char *name)
 {
-    uint64_t now = chrono_mono_ns();
-    uint64_t took = now - r->slice_start;
-    r->slice_start = now;
     r->metrics[REACTOR_SLICES]++;
-    if (took > r->metrics[REACTOR_LONGEST_SLICE_NS]) {
-        r->metrics[REACTOR_LONGEST_SLICE_NS] = took;
-        str_copy(r->longest_name, sizeof(r->longest_name), name);
-    }
-    if (took > r->slice_limit_ns) {
-        r->metrics[REACTOR_SLICES_OVER]++;
-        log_debug("%s held the loop for %" PRIu64 " us", name, took / CHRONO_US);
-    }
-    return took;
+    slices_end(&r->slices, name);
+}
+
+void reactor_slice_is(struct reactor *r, const char *what)
+{
+    r->slices.detail = what;
+}
+
+unsigned reactor_sources(const struct reactor *r, struct slices_source *out, unsigned max)
+{
+    return slices_sources(&r->slices, out, max);
 }
 
 static const char *const metric_names[REACTOR_METRICS] = {
@@ -121,9 +121,20 @@ static const char *const metric_names[REACTOR_METRICS] = {
 
 uint64_t reactor_metric(const struct reactor *r, enum reactor_metric which)
 {
-    if (which == REACTOR_ACTORS)
+    switch (which) {
+    case REACTOR_ACTORS:
         return idmap_count(&r->actors);
-    return (unsigned)which < REACTOR_METRICS ? r->metrics[which] : 0;
+    case REACTOR_SLICES_OVER:
+        return r->slices.total.over;
+    case REACTOR_SLICES_OVER_WALL:
+        return r->slices.total.over_wall;
+    case REACTOR_LONGEST_SLICE_NS:
+        return r->slices.total.longest_ns;
+    case REACTOR_LONGEST_WALL_NS:
+        return r->slices.total.longest_wall_ns;
+    default:
+        return (unsigned)which < REACTOR_METRICS ? r->metrics[which] : 0;
+    }
 }
 
 const char *reactor_metric_name(enum reactor_metric which)
@@ -131,15 +142,10 @@ const char *reactor_metric_name(enum reactor_metric which)
     return (unsigned)which < REACTOR_METRICS ? metric_names[which] : "?";
 }
 
-const char *reactor_longest_slice(const struct reactor *r)
-{
-    return r->longest_name;
-}
-
 void reactor_metrics_reset(struct reactor *r)
 {
     memset(r->metrics, 0, sizeof(r->metrics));
-    r->longest_name[0] = '\0';
+    slices_init(&r->slices, r->slices.limit_ns);
 }
 
 /* ---- hooks ---- */
@@ -324,8 +330,8 @@ int reactor_tick(struct reactor *r, uint64_t timeout_ns)
     while (!list_empty(&r->reaps))
         run_hooks(r, &r->reaps);
 
-    if (r->busy_start != 0 && r->slice_start - r->busy_start > r->metrics[REACTOR_LONGEST_TICK_NS])
-        r->metrics[REACTOR_LONGEST_TICK_NS] = r->slice_start - r->busy_start;
+    if (r->busy_start != 0 && r->slices.start - r->busy_start > r->metrics[REACTOR_LONGEST_TICK_NS])
+        r->metrics[REACTOR_LONGEST_TICK_NS] = r->slices.start - r->busy_start;
     return err;
 }
 

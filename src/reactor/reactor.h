@@ -20,6 +20,7 @@
 
 #include "reactor/list.h"
 #include "reactor/mailbox.h"
+#include "reactor/slices.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -93,7 +94,7 @@ void reactor_write_later(struct reactor *r, struct reactor_hook *hook);
  * die; they are reaped in the same step. */
 void reactor_reap_later(struct reactor *r, struct reactor_hook *hook);
 
-/* Figures about the loop. X(constant, name) */
+/* Figures about the loop; slices as reactor/slices.h has them. X(constant, name) */
 #define REACTOR_METRIC_TABLE(X)                                                                    \
     X(REACTOR_TICKS, "ticks")                                                                      \
     X(REACTOR_MESSAGES, "messages delivered")                                                      \
@@ -104,7 +105,9 @@ void reactor_reap_later(struct reactor *r, struct reactor_hook *hook);
     X(REACTOR_DEFERRED, "deferred calls")                                                          \
     X(REACTOR_SLICES, "slices")                                                                    \
     X(REACTOR_SLICES_OVER, "slices over the limit")                                                \
+    X(REACTOR_SLICES_OVER_WALL, "slices over the limit with waits")                                \
     X(REACTOR_LONGEST_SLICE_NS, "longest slice")                                                   \
+    X(REACTOR_LONGEST_WALL_NS, "longest slice with waits")                                         \
     X(REACTOR_LONGEST_TICK_NS, "longest tick without its wait")                                    \
     X(REACTOR_LATEST_DEADLINE_NS, "latest deadline")                                               \
     X(REACTOR_ACTORS, "actors alive")
@@ -119,10 +122,14 @@ enum reactor_metric {
 uint64_t reactor_metric(const struct reactor *r, enum reactor_metric which);
 const char *reactor_metric_name(enum reactor_metric which);
 
-/* Who ran the longest slice: name of a watch, deadline, task, actor or hook; "" before any. */
-const char *reactor_longest_slice(const struct reactor *r);
+/* Who ran the longest slices, longest first: at most max. Returns how many. */
+unsigned reactor_sources(const struct reactor *r, struct slices_source *out, unsigned max);
 
-/* All figures but REACTOR_ACTORS back to zero. */
+/* Called from within a callback: what it does, in a word or two, for the names above. The text is
+ * static. */
+void reactor_slice_is(struct reactor *r, const char *what);
+
+/* All figures but REACTOR_ACTORS back to zero, and no sources. */
 void reactor_metrics_reset(struct reactor *r);
 
 #endif

@@ -9,7 +9,6 @@
 #include "reactor/task.h"
 
 #include "reactor/chrono.h"
-#include "reactor/core.h"
 #include "reactor/defaults.h"
 
 enum { CALLS_PER_LOOK = 16, BYTES_PER_LOOK = 64 * 1024 };
@@ -24,12 +23,6 @@ static void run_slice(void *arg)
     t->stopped = false;
     enum task_result result = t->run(t->arg, &budget);
     t->running = false;
-    uint64_t took = chrono_mono_ns() - start;
-    t->stats.slices++;
-    if (took > t->stats.longest_ns)
-        t->stats.longest_ns = took;
-    if (took > t->deadline.reactor->slice_limit_ns)
-        t->stats.slices_over++;
     if (t->woken || (result == TASK_AGAIN && !t->stopped))
         deadline_arm(&t->deadline, 0);
 }

@@ -37,19 +37,12 @@ struct task_budget {
 
 typedef enum task_result task_run(void *arg, struct task_budget *budget);
 
-struct task_stats {
-    uint64_t slices;
-    uint64_t slices_over; /* above the reactor's slice limit */
-    uint64_t longest_ns;
-};
-
 struct task {
     struct deadline deadline;
     task_run *run;
     void *arg; /* borrow */
     size_t budget_bytes;
     uint64_t budget_ns;
-    struct task_stats stats;
     bool running;
     bool woken;   /* task_wake was called while it ran */
     bool stopped; /* task_stop was called while it ran */

@@ -368,6 +368,7 @@ static void on_clone(struct consumer *c, void *payload)
 static void send_events(void *arg)
 {
     struct consumer *c = arg;
+    reactor_slice_is(c->svc->reactor, "events to a consumer");
     c->events_due = false;
     if (c->events.n && c->observe_cookie) {
         struct bytesbuf b;

@@ -36,6 +36,7 @@ struct filecopy {
 static void deliver(void *arg)
 {
     struct filecopy *c = arg;
+    reactor_slice_is(c->task.deadline.reactor, "file copied");
     int out = c->out;
     c->out = -1;
     c->done(c->arg, c->err, out);

@@ -466,6 +466,7 @@ static void on_give_up(void *arg)
 static void finish_now(void *arg)
 {
     struct filewr *w = arg;
+    reactor_slice_is(w->reactor, "end of a file");
     end(w);
     w->opt.ready(w->opt.arg, w);
 }

@@ -106,6 +106,7 @@ static void finish(void *arg)
 {
     struct scrape *sc = arg;
     void (*done)(void *) = sc->done;
+    reactor_slice_is(sc->task.deadline.reactor, "scraped");
     sc->session = NULL;
     done(sc->arg);
 }

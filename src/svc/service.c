@@ -27,6 +27,8 @@
 #define MAX_PRODUCERS 65535 /* R43 */
 #define MAX_BUFFER_ID 65535
 
+#define SLICES_REPORTED 16 /* who ran the longest */
+
 /* How long service_free lets files take what is left. */
 #define FAREWELL_NS (3 * CHRONO_SEC)
 
@@ -235,6 +237,18 @@ static void report_producer(FILE *out, const struct producer *p)
             p->bytes_moved, mailbox_count(&p->queue));
 }
 
+static void report_slices(FILE *out, const struct reactor *r)
+{
+    struct slices_source top[SLICES_REPORTED];
+    unsigned n = reactor_sources(r, top, SLICES_REPORTED);
+    for (unsigned i = 0; i < n; i++)
+        fprintf(out,
+                "slices: %s: longest %" PRIu64 " us, %" PRIu64 " over; with waits %" PRIu64
+                " us, %" PRIu64 " over\n",
+                top[i].name, top[i].longest_ns / CHRONO_US, top[i].over,
+                top[i].longest_wall_ns / CHRONO_US, top[i].over_wall);
+}
+
 void service_report(const struct service *svc, FILE *out)
 {
     const struct service_counters *c = &svc->count;
@@ -250,13 +264,10 @@ void service_report(const struct service *svc, FILE *out)
     fprintf(out, "refused: %" PRIu64 " sessions, %" PRIu64 " producers\n", c->sessions_refused,
             c->producers_refused);
     report_charges(out, svc->book);
-    fprintf(out, "drain: %" PRIu64 " slices, %" PRIu64 " over the limit, longest %" PRIu64 " us\n",
-            svc->drain.stats.slices, svc->drain.stats.slices_over,
-            svc->drain.stats.longest_ns / CHRONO_US);
     for (int m = 0; m < REACTOR_METRICS; m++)
         fprintf(out, "loop: %s %" PRIu64 "\n", reactor_metric_name((enum reactor_metric)m),
                 reactor_metric(svc->reactor, (enum reactor_metric)m));
-    fprintf(out, "loop: who ran the longest slice %s\n", reactor_longest_slice(svc->reactor));
+    report_slices(out, svc->reactor);
     list_for_each (it, &svc->sessions)
         report_session(out, list_entry(it, struct session, node));
     list_for_each (it, &svc->producers)

@@ -40,6 +40,23 @@ Test(chrono, virtual_clocks_stand_still)
     cr_assert_gt(chrono_real_ns(), CHRONO_VIRTUAL_REAL);
 }
 
+Test(chrono, the_cpu_clock_counts_work_and_no_waits)
+{
+    uint64_t before = chrono_cpu_ns();
+    for (volatile int i = 0; i < 100000; i++)
+        ;
+    uint64_t worked = chrono_cpu_ns() - before;
+    cr_assert_gt(worked, 0);
+    chrono_virtual_start(1000);
+    before = chrono_cpu_ns();
+    chrono_virtual_wait(70);
+    cr_assert_eq(chrono_cpu_ns(), before);
+    cr_assert_eq(chrono_mono_ns(), 1070);
+    cr_assert_eq(chrono_boot_ns(), 1070);
+    chrono_virtual_advance(5);
+    cr_assert_eq(chrono_cpu_ns(), before + 5);
+}
+
 Test(chrono, suspend_and_set_move_the_right_clocks)
 {
     chrono_virtual_start(1000);

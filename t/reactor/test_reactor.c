@@ -375,6 +375,7 @@ Test(reactor, metrics_have_names_and_reset)
 
 static void spend(void *arg)
 {
+    reactor_slice_is(r, "spend");
     chrono_virtual_advance(*(const uint64_t *)arg);
 }
 
@@ -392,7 +393,13 @@ Test(reactor, slices_and_ticks_are_measured)
     cr_assert_eq(reactor_metric(r, REACTOR_SLICES_OVER), 1);
     cr_assert_eq(reactor_metric(r, REACTOR_LONGEST_SLICE_NS), three);
     cr_assert_eq(reactor_metric(r, REACTOR_LONGEST_TICK_NS), one + three);
-    cr_assert_str_eq(reactor_longest_slice(r), "slow writer");
+    struct slices_source top[4];
+    cr_assert_eq(reactor_sources(r, top, 4), 2);
+    cr_assert_str_eq(top[0].name, "slow writer: spend");
+    cr_assert_str_eq(top[1].name, "deferred call: spend");
+    reactor_metrics_reset(r);
+    cr_assert_eq(reactor_sources(r, top, 4), 0);
+    cr_assert_eq(reactor_metric(r, REACTOR_LONGEST_SLICE_NS), 0);
 }
 
 static void count_lines(void *arg, enum log_level level, const char *text)

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -23,8 +24,10 @@ def report_number(w, start):
 
 def say_slices(w):
     """Figures, never asserted: the machine may be busy."""
-    lines = [line for line in w.report() if line.startswith("loop: ")]
-    print("# " + "; ".join(line[len("loop: ") :] for line in lines if "slice" in line))
+    lines = w.report()
+    print("# " + "; ".join(line[len("loop: ") :] for line in lines if re.match("loop: .*slice", line)))
+    for line in [line for line in lines if line.startswith("slices: ")][:4]:
+        print("# " + line)
 
 
 def large_producer(w, name="large"):
