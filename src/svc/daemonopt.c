@@ -167,6 +167,12 @@ int daemonopt_parse(struct daemonopt *out, int argc, char **argv, const char *ve
             return 1;
         }
     }
+    if (optind < argc) {
+        fprintf(stderr, "traced: '%s' is not an option\n", argv[optind]);
+        print_usage(stderr);
+        *status = 1;
+        return 1;
+    }
     *out = o;
     return 0;
 }

@@ -49,7 +49,7 @@ static int set_scheduling(int policy, int priority, int nice_level)
     struct sched_param param = {.sched_priority = priority};
     if (sched_setscheduler(0, policy, &param) != 0)
         return -errno;
-    if (policy == SCHED_OTHER && setpriority(PRIO_PROCESS, 0, nice_level) != 0)
+    if (policy != SCHED_FIFO && policy != SCHED_RR && setpriority(PRIO_PROCESS, 0, nice_level) != 0)
         return -errno;
     return 0;
 }

@@ -469,6 +469,8 @@ void session_disable(struct session *s, const char *error)
     session_set_error(s, error);
     stop_instances(s, s->state == SESSION_CONFIGURED); /* L5 */
     deadline_cancel(&s->snapshot);
+    deadline_cancel(&s->duration); /* it stops already: no final flush is due (Q3) */
+    deadline_cancel(&s->trigger_stop);
     if (s->instances_in[DSINST_STOPPED] == s->ninstances) {
         session_complete_stop(s);
         return;

@@ -289,6 +289,8 @@ static int capture_file(struct session_clone *k)
     k->source_fd = fcntl(filewr_fd(k->source->file), F_DUPFD_CLOEXEC, 0);
     if (k->source_fd < 0 || fstat(k->source_fd, &st) != 0)
         return -errno;
+    if (!S_ISREG(st.st_mode)) /* what was drained into a pipe cannot be had again */
+        return -ESPIPE;
     k->source_size = (uint64_t)st.st_size;
     return 0;
 }

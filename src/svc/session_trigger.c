@@ -196,8 +196,9 @@ static void act(struct session *s, const struct producer *p, const struct tracec
             session_start(s);
         }
         break;
-    case TRACECFG_STOP_TRACING: /* R179 */
-        if (first && s->state == SESSION_STARTED)
+    case TRACECFG_STOP_TRACING: /* R179; before the start, too (R174), or nothing would end it (R30)
+                                 */
+        if (first && (s->state == SESSION_CONFIGURED || s->state == SESSION_STARTED))
             deadline_arm_ms(&s->trigger_stop, t->stop_delay_ms);
         break;
     case TRACECFG_CLONE_SNAPSHOT:

@@ -521,3 +521,25 @@ Test(clone, T94_T95_into_a_file)
     close(src);
     close(dst);
 }
+
+/* The source's file must be one that can be read: of a pipe the clone would have lacked all that was
+ * drained, without a word. */
+Test(clone, R211_a_source_that_cannot_be_read)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1), *k = cons_new(w, 1);
+    int pipes[2], dst = open(world_path(w, "dst"), O_RDWR | O_CREAT, 0600);
+    prod_register(p, "ds", 0);
+    plain();
+    bytesbuf_pb_varint(&w->cfg, PBF_TraceConfig_write_into_file, 1);
+    cr_assert_eq(pipe2(pipes, O_NONBLOCK), 0);
+    cr_assert(cons_enable_fd(c, &w->cfg, pipes[1]));
+    prod_put(p, 1, "drained");
+    world_advance_ms(w, 5000);
+    cons_clone(k, by_id(1), dup(dst));
+    world_advance_ms(w, 100);
+    cr_expect(k->replied && outcome(k)[0], "%s", outcome(k));
+    cr_expect(cons_enable(k, plain()), "no session is left of it");
+    close(pipes[0]);
+    close(dst);
+}

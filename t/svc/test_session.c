@@ -431,6 +431,29 @@ Test(session, R191_detached_session_ends_at_its_duration)
     cr_expect_str_eq(state(d), "");
 }
 
+/* The outcome is that of a flush that was made. A timer that came after the stop had begun made a
+ * failure of it, and took a detached session away. */
+Test(session, Q3_no_final_flush_after_a_stop)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1);
+    prod_register(p, "ds", DS_NOTIFY_STOP);
+    cons_enable(c, with(plain("ds"), PBF_TraceConfig_duration_ms, 1000));
+    cons_ask(c, MSG_C_DISABLE);
+    cr_expect_str_eq(state(c), "STOP_WAIT");
+    for (int i = 0; i < 2; i++) { /* while the ack is awaited, and after it */
+        world_advance_ms(w, 1100);
+        cr_assert(cons_ask(c, MSG_C_STATS));
+        struct bytes_view s =
+            msg_part(c->reply.p, c->reply.n, PBF_GetTraceStatsResponse_trace_stats, 0);
+        cr_expect_eq(msg_num(s.p, s.n, PBF_TraceStats_final_flush_outcome, 9), 0);
+        cr_expect_eq(prod_count(p, MSG_PP_FLUSH), 0);
+        cr_expect_eq(cons_events(c, PBF_TracingServiceEvent_flush_started), 0);
+        prod_stopped(p, prod_instance(p, 0));
+    }
+    cr_expect(c->disabled);
+}
+
 Test(session, R23_slow_start)
 {
     struct prod *p = prod_new(w, "p", 1);

@@ -181,6 +181,28 @@ Test(trigger, R30_duration_after_a_stop_trigger)
     cr_expect(c->disabled);
 }
 
+/* A deferred session whose trigger came before its start was never stopped: neither by the trigger nor
+ * by its duration, which leaves that to the trigger (R30). */
+Test(trigger, R174_R179_a_stop_trigger_before_the_start)
+{
+    struct prod *p = prod_new(w, "p", 7);
+    struct cons *c = cons_new(w, 1), *d = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    one(STOP, 60000, "t", 1000);
+    bytesbuf_pb_varint(&w->cfg, PBF_TraceConfig_deferred_start, 1);
+    cons_enable(c, &w->cfg);
+    cons_enable(d, &w->cfg);
+    prod_trigger(p, "t");
+    cons_ask(c, MSG_C_START);
+    world_advance_ms(w, 999);
+    cr_expect_not(c->disabled);
+    world_advance_ms(w, 1);
+    cr_expect(c->disabled, "its delay counts from the trigger");
+    cr_expect(d->disabled, "started or not");
+    cr_expect_eq(prod_count(p, MSG_PP_START), 1);
+    cr_expect_gt(cons_read(c), 0);
+}
+
 Test(trigger, T113_T114_limit_per_day)
 {
     struct prod *p = prod_new(w, "p", 7);

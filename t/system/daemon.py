@@ -74,6 +74,8 @@ def _():
             ["--limit-smb", "12Q"],
             ["--limit-buffers", "99999999999G"],
             ["--set-socket-permissions"],
+            ["word"],
+            ["--", "--version"],
         ):
             r = run(s, *args)
             tap.expect_eq((r.returncode, r.stdout), (1, ""), f"traced {args}")
