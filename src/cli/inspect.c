@@ -35,6 +35,10 @@
 #define CLOCK_BOOT    6 /* BUILTIN_CLOCK_BOOTTIME */
 #define CLOCK_REAL    1
 
+/* TracePacket.SequenceFlags */
+#define SEQ_CLEARED 1u
+#define SEQ_NEEDS   2u
+
 /* How many there were of each kind, by the field number of the kind. */
 struct tally {
     uint64_t count[FIELDS_MAX], bytes[FIELDS_MAX];
@@ -44,6 +48,7 @@ struct tally {
 struct seq {
     uint64_t packets, bytes, holes;
     uint64_t default_clock; /* of its packets without a clock of their own; 0: the boot clock */
+    bool has_state;         /* no packet is lost since the state (default_clock) was cleared */
     uint32_t id;
     int32_t pid, uid;
 };
@@ -236,7 +241,7 @@ static bool is_envelope(uint32_t id)
 }
 
 struct envelope {
-    uint32_t seq, type, interned;
+    uint32_t seq, type, interned, flags;
     int32_t pid, uid;
     uint64_t timestamp, clock, default_clock, dropped;
 };
@@ -278,6 +283,12 @@ static void take_field(struct inspect *in, const struct bytes_field *f, struct e
     case PBF_TracePacket_previous_packet_dropped:
         e->dropped = f->num;
         break;
+    case PBF_TracePacket_sequence_flags:
+        e->flags |= (uint32_t)f->num;
+        break;
+    case PBF_TracePacket_incremental_state_cleared:
+        e->flags |= f->num != 0 ? SEQ_CLEARED : 0;
+        break;
     case PBF_TracePacket_interned_data:
         e->interned = f->id;
         break;
@@ -291,6 +302,25 @@ static void take_field(struct inspect *in, const struct bytes_field *f, struct e
         take_data(in, f);
         break;
     }
+}
+
+/* Which clock the packet's timestamp is of; 0: of one that nobody knows, since the packet that
+ * named it is lost. */
+static uint64_t clock_of(struct seq *s, const struct envelope *e)
+{
+    if (e->dropped != 0)
+        s->has_state = false;
+    if (e->flags & SEQ_CLEARED) {
+        s->has_state = true;
+        s->default_clock = 0;
+    }
+    if (e->default_clock != 0)
+        s->default_clock = e->default_clock;
+    if (e->clock != 0)
+        return e->clock;
+    if ((e->flags & SEQ_NEEDS) && !s->has_state)
+        return 0;
+    return s->default_clock != 0 ? s->default_clock : CLOCK_BOOT;
 }
 
 static void count_packet(struct inspect *in, struct bytes_view packet)
@@ -311,11 +341,7 @@ static void count_packet(struct inspect *in, struct bytes_view packet)
     s = get_seq(in, e.seq);
     if (s == NULL)
         return;
-    if (e.default_clock != 0)
-        s->default_clock = e.default_clock;
-    if (e.clock == 0)
-        e.clock = s->default_clock;
-    if (e.clock == 0 || e.clock == CLOCK_BOOT)
+    if (clock_of(s, &e) == CLOCK_BOOT)
         note_time(in, e.timestamp);
     s->holes += e.dropped > (s->packets == 0 ? 1 : 0); /* as in losses: a bare mark at first */
     s->packets++;

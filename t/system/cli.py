@@ -242,6 +242,22 @@ def _():
             tap.expect_eq(check.returncode, 0, check.stdout)
 
 
+@tap.case("--inspect takes no time from a packet whose clock went away with a loss")
+def _():
+    def packet(timestamp, flags, *more):
+        return pb.put(1, pb.put(8, timestamp) + pb.put(10, 7) + pb.put(13, flags) + b"".join(more) + pb.put(900, b"\x0a\x01x"))
+
+    delta = pb.put(59, pb.put(58, 64))  # packets of this sequence count from each other
+    begin, near, far = 5_000_000_000_000, 5_000_250_000_000, 40
+    with stack.Stack() as s:
+        with open(s.path("out"), "wb") as f:
+            f.write(packet(begin, 0, pb.put(58, 6)) + packet(far, 2, pb.put(42, 1)))  # the defaults were lost
+            f.write(packet(far, 1, delta) + packet(far, 2) + packet(near, 2, pb.put(58, 6)))
+            f.write(packet(far, 2, pb.put(42, 1)) + packet(near, 1) + packet(near, 2))  # cleared: no defaults any more
+        summary = s.perfetto("--inspect", s.path("out"))
+        tap.expect("time:      0.250 s" in summary.stdout, summary.stdout + summary.stderr)
+
+
 @tap.case("--check objects to a cut file, to garbage, and to what is no trace")
 def _():
     with stack.Stack() as s:
