@@ -1,7 +1,8 @@
 """What makes other services abort, hang or lose a peer: ours answers, or closes that peer, and goes on.
 
 One case for each HAZARD mark and each entry of the lists of weaknesses: ipc.md (I), smb.md section 12 (S),
-service.md section 17 (V). After each, a bystander records a complete trace with the same service.
+service.md section 17 (V). A bystander's session that began before goes on, and one that begins afterwards records a
+complete trace with the same service.
 """
 
 import contextlib
@@ -26,25 +27,36 @@ F_ADD_SEALS = 1033
 INCOMPLETE = pb.put(5, 1)
 
 
-def bystander(w, name="bystander"):
-    """A whole session of peers that do nothing wrong."""
-    p, c = w.producer(name, [name]), w.consumer()
-    c.enable(peer.config([name]))
-    p.until_started()
-    for n in range(5):
-        p.write([peer.packet(n)])
-    tap.expect(c.flush(), "the bystander's flush")
-    c.stop()
-    tap.expect_eq(list(peer.by_sequence(c.read()).values()), [list(range(5))], "the bystander's packets")
-    p.close()
-    c.close()
+class Bystander:
+    """A whole session of peers that do nothing wrong; it writes at the start and at the end of its life."""
+
+    def __init__(self, w, name):
+        self.p, self.c = w.producer(name, [name]), w.consumer()
+        self.c.enable(peer.config([name]))
+        self.p.until_started()
+        self.write(0)
+
+    def write(self, first):
+        for n in range(first, first + 5):
+            self.p.write([peer.packet(n)])
+
+    def finish(self):
+        self.write(5)
+        tap.expect(self.c.flush(), "the bystander's flush")
+        self.c.stop()
+        tap.expect_eq(list(peer.by_sequence(self.c.read()).values()), [list(range(10))], "the bystander's packets")
+        self.p.close()
+        self.c.close()
 
 
 @contextlib.contextmanager
 def service(*args, **kw):
+    """A service with a session that goes on all the while; in the end it takes another one, and all is given back."""
     with peer.World(*args, **kw) as w:
+        before = Bystander(w, "before")
         yield w
-        bystander(w)
+        before.finish()
+        Bystander(w, "after").finish()
         w.close_all()
         w.until_uncharged()
 
@@ -72,11 +84,11 @@ def refused(c, conf, fds=()):
 def _():
     with stack.Stack() as s:
         for address in ("vsock://", "vsock://1", "vsock://x:y", "vsock://1:2:3", "nowhere.invalid:1", "[::zz]:5", "127.0.0.1:99999"):
-            r = subprocess.run(
-                [s.program("traced")], env=dict(s.env, PERFETTO_PRODUCER_SOCK_NAME=address), cwd=s.dir, capture_output=True, text=True, timeout=stack.PATIENCE * 2
-            )
-            tap.expect_eq(r.returncode, 1, address)
-            tap.expect(r.stderr.count("\n") == 1 and "error" in r.stderr, f"{address}: {r.stderr!r}")
+            for which in ("PRODUCER", "CONSUMER"):
+                env = {**s.env, f"PERFETTO_{which}_SOCK_NAME": address}
+                r = subprocess.run([s.program("traced")], env=env, cwd=s.dir, capture_output=True, text=True, timeout=stack.PATIENCE * 2)
+                tap.expect_eq(r.returncode, 1, address)
+                tap.expect(r.stderr.count("\n") == 1 and "error" in r.stderr, f"{address}: {r.stderr!r}")
 
 
 # ---- frames and calls
@@ -149,7 +161,7 @@ def _():
         q = w.producer()
         with may_be_closed():
             q.ask("Sync", fds=[null, null, null])
-        q.close()
+        w.until("three in one message to close that connection (I-R66)", lambda: q.closed)
         p.close()
         os.close(null)
         w.until("no descriptor to be left", lambda: descriptors() <= before - 1)
@@ -192,6 +204,36 @@ def _():
             w.consumer().state()
             # 2000 in a burst take others 7 s and more; ours takes milliseconds, the bound is for slow machines.
             tap.expect(time.monotonic() - begin < 5, "a query after the burst")
+
+
+@tap.case("I-18, I-R71, I-R72: whoever comes over the network is nobody, or who it says at first; its descriptors do not exist")
+def _():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:%d" % probe.getsockname()[1]
+    s = stack.Stack()
+    env = {"PERFETTO_CONSUMER_SOCK_NAME": address}
+    with s, peer.World(env=env) as w:
+        p = w.producer(sources=["src"])
+        c = w.consumer(address)
+        c.enable(peer.config(["src"], extra=pb.put(8, 1)))
+        tap.expect(c.error(), "a session into a descriptor that cannot have come")
+        who = pb.put(2, 0) + pb.put(8, pb.put(1, 7) + pb.put(2, 4242))
+        c.send(struct.pack("<I", len(who)) + who)
+        again = pb.put(2, 0) + pb.put(8, pb.put(1, 8) + pb.put(2, 0))
+        c.send(struct.pack("<I", len(again)) + again)
+        d = w.consumer(address)
+        d.send(struct.pack("<I", len(who)) + who)
+        for consumer, uid in ((c, 0), (d, 4242)):  # the first had said something before its identity came
+            consumer.enable(peer.config(["src"], extra=pb.put(22, f"of {uid}")))
+            p.until_started()
+            state = w.consumer(address).state()
+            found = {pb.first(x, 4): pb.first(x, 2, 0) for x in pb.every(state, 6)}
+            tap.expect_eq(found.get(f"of {uid}".encode(), uid), uid, "who owns the session")
+            p.write([peer.packet(uid)], writer=1 + (uid > 0))
+            consumer.stop()
+            tap.expect_eq(list(peer.by_sequence(consumer.read()).values()), [[uid]], "packets")
+            consumer.ask("FreeBuffers")
 
 
 # ---- shared memory that producers offer
@@ -285,7 +327,14 @@ def _():
             c.close()
 
 
-RACES = {"another layout": (0x10000003, 0x5FFFFFFF), "free": (0x10000003, 0), "being written": (0x10000003, 0x10000001), "reserved layout": (0x10000003, 0x70000003), "noise": None}
+RACES = {
+    "another layout": (0x10000003, 0x5FFFFFFF),
+    "zeroed": (0x10000003, 0),
+    "free": (0x10000003, 0x10000000),
+    "being written": (0x10000003, 0x10000001),
+    "reserved layouts": (0x10000003, 0x60000003, 0x70000003),
+    "noise": None,
+}
 
 
 @tap.case("S-12, V-Q13: the page word changes while chunks are acquired and freed")
@@ -403,7 +452,7 @@ def _():
             p = w.producer("name%d" % n + "x" * 32000)
             p.register("src%d" % n, pb.put(6, b"y" * 120000))
         state = w.consumer().state()
-        tap.expect_eq((len(pb.every(state, 1)), len(pb.every(state, 2))), (6, 6), "producers and data sources")
+        tap.expect_eq((len(pb.every(state, 1)), len(pb.every(state, 2))), (7, 7), "producers and data sources, with the bystander's")
         p = w.producer(start=False)
         tap.expect(not p.ask("InitializeConnection", pb.put(3, "x" * 120000))[0], "a name that is longer than any")
 
@@ -523,7 +572,24 @@ def _():
         c.stop()
 
 
-@tap.case("V-Q16, V-Q20: what is committed late still reaches the file")
+@tap.case("V-Q20: a session into a file whose start trigger never came, started all the same, ends and closes its file")
+def _():
+    with service() as w:
+        p, c = w.producer(sources=["src"]), w.consumer()
+        reader, writer = os.pipe()
+        trigger = pb.put(17, pb.put(1, 1) + pb.put(2, pb.put(1, "never") + pb.put(4, 1000)) + pb.put(3, 60000))
+        c.enable(peer.config(["src"], extra=pb.put(8, 1) + pb.put(9, 100) + trigger), [writer])
+        os.close(writer)
+        c.ask("StartTracing")
+        p.until_started()
+        p.write([peer.packet(0)])
+        c.stop()
+        with open(reader, "rb", buffering=0) as f:
+            os.set_blocking(reader, False)
+            w.until("the end of the file", lambda: f.read(4096) == b"")
+
+
+@tap.case("V-Q16: what is committed late still reaches the file")
 def _():
     with service() as w:
         p, c = w.producer(sources=["src"]), w.consumer()
