@@ -84,12 +84,19 @@ static void dispatch(struct prodlink *link, uint32_t command, struct bytes_view 
     }
 }
 
+/* What we do not know is skipped unseen (R93): it may be a text, not a message. */
+static bool known(uint32_t command)
+{
+    return command == CMD_START || command == CMD_STOP || command == CMD_SETUP_TRACING ||
+           command == CMD_FLUSH || command == CMD_SETUP || command == CMD_CLEAR;
+}
+
 void prodcmd_handle(struct prodlink *link, struct bytes_view msg)
 {
     struct bytes_cur cur = bytes_cur(msg);
     struct bytes_field f;
     while (bytes_next(&cur, &f)) {
-        if (f.type != BYTES_LEN)
+        if (f.type != BYTES_LEN || !known(f.id))
             continue;
         if (!well_formed(f.data)) {
             prodlink_fault(link, "malformed command");

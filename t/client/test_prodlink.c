@@ -405,6 +405,8 @@ Test(prodlink, R93_unknown_commands_are_skipped, .init = begin, .fini = end)
     peer_command(&peer, unknown + 3, 2, -1);
     static const uint8_t fine[] = {0xA2, 0x06, 0x02, 0x08, 0x01};
     peer_command(&peer, fine, sizeof(fine), -1);
+    static const uint8_t text[] = {0xA2, 0x06, 0x03, '?', '?', '?'}; /* no message at all */
+    peer_command(&peer, text, sizeof(text), -1);
     peer_settle(&peer);
     cr_assert_eq(peer.connections, 1);
     run_one_packet();
