@@ -140,7 +140,9 @@ Test(prioboost, R254_without_the_capability)
     cr_expect_eq(rank(), 101, "the one in force is not touched");
     cons_ask(a, MSG_C_FREE);
     cr_expect_eq(rank(), 0, "the next one is refused now, and dropped");
-    cons_ask(b, MSG_C_FREE);
-    cr_expect_eq(rank(), 0);
     cr_assert_eq(seteuid(0), 0);
+    cr_assert(boost(c, OTHER, 3));
+    cr_expect_eq(rank(), 3, "a dropped one stands in nobody's way");
+    cons_ask(b, MSG_C_FREE);
+    cr_expect_eq(rank(), 3);
 }
