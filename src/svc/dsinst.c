@@ -188,6 +188,7 @@ struct dsinst *dsinst_setup(struct session *s, size_t entry, struct datasource *
     i->name_len = ds->name.n;
     i->state = DSINST_CONFIGURED;
     enlist(s, i);
+    session_vm_attach(s, entry, ds);
     dsinst_report(i);
     send_config(i, MSG_PP_SETUP);
     return i;

@@ -84,6 +84,10 @@ static bool source_read(struct datasource *ds, struct msg_body *descriptor)
             if (f.type == BYTES_LEN)
                 d.name = f.data;
             break;
+        case PBF_DataSourceDescriptor_protovm_program:
+            if (f.type == BYTES_LEN)
+                d.program = f.data;
+            break;
         case PBF_DataSourceDescriptor_id:
             d.id = f.type == BYTES_VARINT ? f.num : d.id;
             break;
@@ -108,6 +112,7 @@ static bool source_read(struct datasource *ds, struct msg_body *descriptor)
     *descriptor = (struct msg_body){NULL, 0};
     ds->descriptor = d.descriptor;
     ds->name = d.name;
+    ds->program = d.program;
     ds->id = d.id;
     ds->will_notify_on_start = d.will_notify_on_start;
     ds->will_notify_on_stop = d.will_notify_on_stop;
@@ -196,6 +201,7 @@ static void take_update(struct producer *p, struct msg_request *m)
     free(ds->descriptor.p);
     ds->descriptor = fresh.descriptor;
     ds->name = fresh.name;
+    ds->program = fresh.program;
     ds->will_notify_on_start = fresh.will_notify_on_start;
     ds->will_notify_on_stop = fresh.will_notify_on_stop;
     ds->handles_incremental_clear = fresh.handles_incremental_clear;

@@ -34,6 +34,7 @@ struct datasource {
     struct msg_body descriptor; /* own: encoded DataSourceDescriptor */
     struct charge charge;       /* for the descriptor */
     struct bytes_view name;     /* borrow: into the descriptor */
+    struct bytes_view program;  /* borrow: likewise: of a ProtoVM; p NULL: none */
     bool will_notify_on_start, will_notify_on_stop;
     bool handles_incremental_clear, no_flush;
 };

@@ -16,6 +16,7 @@
 
 #include "protos/fieldnum.h"
 #include "reactor/chrono.h"
+#include "svc/tbuf_vm.h"
 
 #define SEQUENCE_SERVICE 1 /* service.md 0.1: the service's own packet sequence */
 
@@ -292,5 +293,16 @@ void selfpkt_trace_stats(struct bytesbuf *out, const struct selfpkt_stats *s)
     put_head(out, WITH_CLOCK | WITH_MACHINE);
     size_t body = bytesbuf_pb_begin(out, PBF_TracePacket_trace_stats);
     selfpkt_stats_message(out, s);
+    bytesbuf_pb_end(out, body);
+}
+
+/* ---- protovms ---- */
+
+void selfpkt_protovms(struct bytesbuf *out, const struct tbuf *const *buffers, size_t n)
+{
+    put_head(out, WITH_CLOCK | WITH_MACHINE);
+    size_t body = bytesbuf_pb_begin(out, PBF_TracePacket_protovms);
+    for (size_t i = 0; i < n; i++)
+        tbuf_vm_write(buffers[i], out);
     bytesbuf_pb_end(out, body);
 }

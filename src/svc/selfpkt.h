@@ -121,6 +121,9 @@ struct selfpkt_concurrent {
 };
 void selfpkt_concurrent_session(struct bytesbuf *out, const struct selfpkt_concurrent *e);
 
+/* protovms (R72, R107.15): the ProtoVMs of these buffers. */
+void selfpkt_protovms(struct bytesbuf *out, const struct tbuf *const *buffers, size_t n);
+
 /* ---- trace_stats (service.md section 13) ---- */
 
 struct selfpkt_stats {

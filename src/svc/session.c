@@ -260,6 +260,7 @@ void session_release_buffers(struct session *s)
         }
         tbuf_free(b->tb);
         charge_release(&b->charge);
+        charge_release(&b->vm_charge);
     }
     free(s->buffers);
     s->buffers = NULL;

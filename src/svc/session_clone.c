@@ -25,6 +25,7 @@
 #include "svc/filecopy.h"
 #include "svc/service_int.h"
 #include "svc/session_int.h"
+#include "svc/tbuf_vm.h"
 
 #define BUGREPORT_ID          UINT64_MAX
 #define FLAGS_CLONE           0x13 /* R213 */
@@ -138,6 +139,11 @@ static int renew_buffer(struct session_buffer *b)
                        cfg->no_histograms ? TBUF_NO_HISTOGRAMS : 0, &fresh);
     if (err)
         return err;
+    err = tbuf_vm_renew(fresh, b->tb);
+    if (err) {
+        tbuf_free(fresh);
+        return err;
+    }
     b->tb = fresh;
     return 0;
 }
@@ -146,7 +152,9 @@ static int capture_buffer(struct session_clone *k, size_t i, uid_t uid)
 {
     struct session_buffer *from = &k->source->buffers[i], *to = &k->buffers[i];
     struct tbuf *tb = from->tb;
-    int err = charge_take(k->svc->book, &to->charge, uid, CHARGE_BUFFER_BYTES, tbuf_size(tb));
+    uint64_t vms =
+        k->source->cfg->buffers[i].transfer_on_clone ? tbuf_vm_reserved(tb) : tbuf_vm_memory(tb);
+    int err = charge_take(k->svc->book, &to->charge, uid, CHARGE_BUFFER_BYTES, tbuf_size(tb) + vms);
     if (err)
         return err;
     if (k->source->cfg->buffers[i].transfer_on_clone) {

@@ -94,6 +94,11 @@ uint32_t session_read_sequence(struct session *s, uint32_t machine_id, uint16_t 
 /* The trusted fields of a packet (R125); returns their length. */
 size_t session_read_trailer(struct session *s, const struct tbuf_packet *p, uint8_t *trailer);
 
+/* ---- session_vm ---- */
+/* A data source of entry `entry` was set up for a producer: makes its ProtoVM if it is to have one
+ * (R72). What goes wrong is logged; the data source works without. */
+void session_vm_attach(struct session *s, size_t entry, const struct datasource *ds);
+
 /* ---- session_large ---- */
 /* The first part of a large packet; copied. 0 or -ENOMEM. */
 int session_large_begin(struct session *s, size_t buffer, const struct tbuf_packet *p);

@@ -17,10 +17,12 @@
 #include "reactor/chrono.h"
 #include "reactor/defaults.h"
 #include "reactor/err.h"
+#include "reactor/log.h"
 #include "svc/producer.h"
 #include "svc/service_int.h"
 #include "svc/session_int.h"
 #include "svc/tbuf_read.h"
+#include "svc/tbuf_vm.h"
 #include "svc/validate.h"
 
 /* One batch on its way. */
@@ -221,6 +223,29 @@ static void add_relay_clocks(struct session *s, struct bytesbuf *out) /* R122 */
     }
 }
 
+static void add_vms(struct session *s, struct bytesbuf *out) /* R107.15 */
+{
+    const struct tbuf *with[DEFAULTS_MAX_BUFFERS];
+    uint64_t bytes = 0;
+    size_t n = 0;
+    for (size_t i = 0; i < s->nbuffers && n < DEFAULTS_MAX_BUFFERS; i++) {
+        const struct tbuf *tb = s->buffers[i].tb;
+        uint64_t more = tbuf_vm_memory(tb);
+        if (tbuf_vm_count(tb) == 0)
+            continue;
+        if (bytes + more > SESSION_VMS_MAX) {
+            log_warn("session %llu: the ProtoVMs of buffer %zu are left out of the trace, all "
+                     "together have more than %u MiB; lower their memory_limit_kb",
+                     (unsigned long long)s->id, i, SESSION_VMS_MAX >> 20);
+            continue;
+        }
+        bytes += more;
+        with[n++] = tb;
+    }
+    if (n != 0)
+        OWN_PACKET(out, selfpkt_protovms(out, with, n));
+}
+
 static void add_events(struct session *s, struct bytesbuf *out)
 {
     if (!s->cfg->no_service_events)
@@ -231,6 +256,7 @@ static int put_own(struct batch *b)
 {
     struct session *s = b->s;
     struct bytesbuf *out = &s->scratch;
+    bool first = !s->preamble_done;
     if (!s->cfg->no_clock_snapshots)
         add_clocks(s, out);
     else if (s->emit_sync) {
@@ -243,6 +269,8 @@ static int put_own(struct batch *b)
     if (s->cfg->concurrent_session_events)
         session_event_emit_concurrent(s, out);
     add_relay_clocks(s, out);
+    if (first)
+        add_vms(s, out);
     return put_buffered(b, out);
 }
 

@@ -33,9 +33,12 @@ struct session_buffer {
     struct session *session; /* borrow */
     struct tbuf *tb;         /* own */
     struct charge charge;
-    uint16_t id;    /* global buffer id; 0: a clone's, no producer writes to it */
-    uint16_t index; /* in the config */
+    struct charge vm_charge; /* for the memory of its ProtoVMs */
+    uint16_t id;             /* global buffer id; 0: a clone's, no producer writes to it */
+    uint16_t index;          /* in the config */
 };
+
+#define SESSION_VMS_MAX (32u << 20) /* bytes of the states that the packet of ProtoVMs may hold */
 
 /* A trigger that was received (R177). */
 struct session_trigger {

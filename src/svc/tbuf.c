@@ -23,6 +23,7 @@
 #include "svc/tbuf_read.h"
 #include "svc/tbuf_ring.h"
 #include "svc/tbuf_tok.h"
+#include "svc/tbuf_vm.h"
 
 #define ALIGN_SIZE 4096u
 #define PIECE      1024u /* bytes copied ahead of the walk */
@@ -64,6 +65,7 @@ void tbuf_free(struct tbuf *b)
     }
     if (b->seqs.slots != NULL)
         tbuf_seqtab_fini(&b->seqs);
+    tbuf_vm_free_all(b);
     tbuf_ring_fini(b);
     free(b->slices);
     free(b->scratch);
@@ -690,7 +692,7 @@ uint64_t tbuf_room_to_end(const struct tbuf *b)
 uint64_t tbuf_side_memory(const struct tbuf *b)
 {
     return tbuf_seqtab_memory(&b->seqs) + b->slices_cap * sizeof(*b->slices) +
-           (b->scratch != NULL ? TBUF_PAYLOAD_MAX : 0);
+           (b->scratch != NULL ? TBUF_PAYLOAD_MAX : 0) + tbuf_vm_memory(b);
 }
 
 enum tbuf_policy tbuf_policy(const struct tbuf *b)

@@ -21,7 +21,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "reactor/log.h"
 #include "svc/tbuf_ring.h"
+#include "svc/tbuf_vm.h"
 
 #define BLOCK  4096u
 #define SLOTS  256u /* sequences kept per step of the sweep */
@@ -166,6 +168,8 @@ int tbuf_clone_begin(struct tbuf *b, struct tbuf_clone **out)
     if (tbuf_seqcopy_begin(&k->seqs, &c->seqs, &b->seqs) != 0)
         goto fail;
     take_moment(c, b);
+    if (tbuf_vm_copy(c, b) != 0)
+        log_warn("a clone of a buffer goes without its ProtoVMs: no memory for their states");
     k->from = b;
     k->to = c;
     k->kept = kept;

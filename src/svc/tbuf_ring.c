@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "svc/tbuf_read.h"
+#include "svc/tbuf_vm.h"
 
 #define HUGE_MIN (UINT64_C(32) << 20) /* buffers from here on ask for huge pages */
 
@@ -182,6 +183,8 @@ static uint16_t loss_of(const struct tbuf_rec *r)
 
 static void evict(struct tbuf *b, struct tbuf_rec *r)
 {
+    if (__builtin_expect(b->vms != NULL, 0))
+        tbuf_vm_evict(b, r);
     struct tbuf_seq *s = tbuf_seq_at(&b->seqs, r->seq);
     uint16_t loss = loss_of(r);
     bool incomplete = (r->flags & TBUF_REC_INCOMPLETE) != 0;
@@ -305,6 +308,11 @@ bool tbuf_ring_evict_oldest(struct tbuf *b)
     if (r != NULL)
         evict(b, r);
     return r != NULL;
+}
+
+void tbuf_ring_evict_front(struct tbuf *b, struct tbuf_seq *s)
+{
+    evict(b, tbuf_rec_of(b, tbuf_seq_ent(s, 0)->ref));
 }
 
 void tbuf_ring_restart(struct tbuf *b)

@@ -101,6 +101,7 @@ struct tbuf {
     uint8_t *scratch; /* own: TBUF_PAYLOAD_MAX bytes, private copy of a chunk; made on first use */
 
     struct tbuf_clone *clones; /* ref: clones in the making, see svc/tbuf_clone */
+    struct tbuf_vms *vms;      /* own: see svc/tbuf_vm; NULL: none */
     bool freed;                /* tbuf_free() was called; the last of them frees it */
 };
 
@@ -197,6 +198,9 @@ void tbuf_ring_vacate(struct tbuf *b, struct tbuf_rec *r);
 
 /* Evicts the oldest chunk wherever the cursor is. False when there is none. */
 bool tbuf_ring_evict_oldest(struct tbuf *b);
+
+/* Evicts the oldest chunk of a sequence, which has one. */
+void tbuf_ring_evict_front(struct tbuf *b, struct tbuf_seq *s);
 
 /* After a drain: goes back to place 0 if little is left, taking that along, so that a streaming
  * session stays in a small part of the memory. */

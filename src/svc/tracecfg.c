@@ -134,6 +134,14 @@ static int buffer_field(void *into, const struct bytes_field *f)
     return 0;
 }
 
+static int vm_field(void *into, const struct bytes_field *f)
+{
+    struct tracecfg_source *s = into;
+    if (f->id == PBF_ProtoVmConfig_memory_limit_kb)
+        take_u32(f, &s->vm_limit_kb);
+    return 0;
+}
+
 static int ds_config_field(void *into, const struct bytes_field *f)
 {
     struct tracecfg_source *s = into;
@@ -147,6 +155,8 @@ static int ds_config_field(void *into, const struct bytes_field *f)
     case PBF_DataSourceConfig_target_buffer_name:
         take_view(f, &s->buffer_name);
         break;
+    case PBF_DataSourceConfig_protovm_config:
+        return f->type == BYTES_LEN ? each_field(f->data, vm_field, s) : 0;
     default:
         break;
     }

@@ -51,6 +51,7 @@ struct tracecfg_source {
     struct tracecfg_names producers;
     struct tracecfg_names producer_regexes;
     struct tracecfg_names machines;
+    uint32_t vm_limit_kb; /* protovm_config.memory_limit_kb; 0: no ProtoVM wanted */
     struct rex **regexes; /* own, one per producer_regexes; NULL for an invalid pattern (R67) */
 };
 
