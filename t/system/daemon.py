@@ -158,6 +158,38 @@ def _():
         tap.expect("no/such/dir/c" in r.stderr, r.stderr)
 
 
+DEFAULTS = """
+mount -t tmpfs none /run && mount -t tmpfs none /tmp || exit 77
+until_there() { n=0; until [ -S "$1" ]; do n=$((n + 1)); [ $n -lt 3000 ] || exit 1; sleep 0.01; done; }
+"$1/traced" & first=$!
+until_there /tmp/perfetto-consumer
+[ -S /tmp/perfetto-producer ] || exit 2
+"$1/perfetto" --query || exit 3
+mkdir /run/perfetto
+"$1/perfetto" --query && exit 4
+"$1/traced" & second=$!
+until_there /run/perfetto/traced-consumer.sock
+[ -S /run/perfetto/traced-producer.sock ] || exit 5
+"$1/perfetto" --query || exit 6
+kill $first $second
+wait $first || exit 7
+wait $second || exit 8
+"""
+
+
+@tap.case("R9, R10, R11, R870: the default sockets of service and clients, each by what it finds when it starts")
+def _():
+    if os.geteuid() != 0 or not shutil.which("unshare"):
+        tap.skip("needs root and unshare, for a private /run and /tmp")
+    if tap.BUILDDIR.startswith(("/tmp/", "/run/")):
+        tap.skip("the build folder is in what the test hides")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PERFETTO_")}
+    r = subprocess.run(["unshare", "-m", "sh", "-c", DEFAULTS, "sh", tap.BUILDDIR], env=env, cwd="/", capture_output=True, text=True, timeout=stack.PATIENCE * 3)
+    if r.returncode == 77 or "unshare" in r.stderr:
+        tap.skip("no private mounts here")
+    tap.expect_eq(r.returncode, 0, r.stdout + r.stderr)
+
+
 @tap.case("R14, R241, R833: a stale file and a running service's socket are taken over; the loser's end leaves ours alone")
 def _():
     with stack.Stack() as s:
@@ -182,7 +214,7 @@ def _():
             tap.expect_eq(os.stat(s.path(name)).st_mode & 0o7777, 0o600, name)
 
 
-@tap.case("R243: who may open a socket is what its permissions say, and nobody asks for more")
+@tap.case("R18, R243: who may open a socket is what its permissions say, and nobody asks for more")
 def _():
     if os.geteuid() != 0:
         tap.skip("needs root, to be somebody else")
@@ -205,7 +237,7 @@ def _():
         record(w, p, c)  # whoever could open it is trusted with the packets of root's producers
 
 
-@tap.case("R245: when the service goes, every connection ends")
+@tap.case("R113, R245: when the service goes, every connection ends")
 def _():
     for sig in (signal.SIGKILL, signal.SIGTERM):
         with stack.Stack() as s:
@@ -229,7 +261,7 @@ def _():
         tap.expect_eq([pb.every(state, 1), pb.every(state, 2)], [[], []], "producers and data sources")
 
 
-@tap.case("R836: sockets of ANDROID_SOCKET_* are used instead of names; one alone is an error")
+@tap.case("R16, R836: sockets of ANDROID_SOCKET_* are used instead of names; one alone is an error")
 def _():
     with stack.Stack() as s:
         socks = {}
@@ -262,7 +294,7 @@ def _():
         tap.expect(all(pb.first(q, 98) is None for q in ours), "machine id without SetPeerIdentity")
 
 
-@tap.case("vsock: the same over the loopback")
+@tap.case("vsock: the same over the loopback of the kernel")
 def _():
     if not hasattr(socket, "AF_VSOCK") or not os.path.exists("/dev/vsock"):
         tap.skip("no vsock here")
@@ -292,6 +324,50 @@ def _():
             record(w, w.producer(sources=["src"], address=f"vsock://1:{port}"), w.consumer())
         finally:
             peer.connect = plain
+
+
+def fake_vsock(s):
+    """Variables that put AF_VSOCK on top of TCP in the programs that have them (t/support/fakevsock.c)."""
+    cc = shutil.which(os.environ.get("CC", "cc").split()[0])
+    if not cc:
+        tap.skip("no compiler for the module that stands in for vsock")
+    module = s.path("fakevsock.so")
+    subprocess.run([cc, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", module, os.path.join(tap.SRCDIR, "t", "support", "fakevsock.c"), "-ldl"], check=True)
+    return {"LD_PRELOAD": module, "ASAN_OPTIONS": "verify_asan_link_order=0"}
+
+
+@tap.case("vsock, with TCP in its place below: listening, nobody's credentials, emulation, relays, and our own programs over it")
+def _():
+    s = stack.Stack()
+    with s:
+        preload = fake_vsock(s)
+        port, other = free_port(), free_port()
+        address = f"vsock://-1:{port}"
+        env = dict(preload, PERFETTO_PRODUCER_SOCK_NAME=address, PERFETTO_CONSUMER_SOCK_NAME=f"vsock://-1:{other}")
+        with peer.World("--enable-relay-endpoint-on", address, env=env) as w:
+            tcp, consumer = f"127.0.0.1:{port}", f"127.0.0.1:{other}"
+            tap.expect("whoever reaches it" in w.stack.log_of(w.traced), "consumers over vsock are a line in the log, too")
+            p = w.producer(sources=["src"], address=tcp)
+            tap.expect(p.emulated, "use_shmem_emulation")
+            packets = record(w, p, w.consumer(consumer))
+            ours = [q for q in packets if peer.number_of(q) is not None]
+            tap.expect(all((pb.first(q, 3), pb.first(q, 98)) == (0, None) for q in ours), "R71: who it is")
+            who = peer.Peer(w, tcp, None)
+            who.send(identity(7, 8, ""))
+            who.bind("RelayPort")
+            tap.expect_eq(len(who.methods), 2, "RelayPort")
+            who.bind("ProducerPort")
+            w.until("ProducerPort", lambda: "Sync" in who.methods)
+            who.ask("InitializeConnection", pb.put(3, "who"))
+            (got,) = [x for x in pb.every(w.consumer(consumer).state(), 1) if pb.first(x, 2) == b"who"]
+            tap.expect_eq((pb.first(got, 3), pb.first(got, 5), pb.first(got, 7)), (8, 7, fnv("vsock://1")), "R74: without a hint the local address is the machine")
+            s.env.update(preload, PERFETTO_PRODUCER_SOCK_NAME=f"vsock://1:{port}", PERFETTO_CONSUMER_SOCK_NAME=f"vsock://1:{other}")
+            s.start_probes()
+            config = 'buffers { size_kb: 1024 } duration_ms: 400 data_sources { config { name: "linux.sys_stats" sys_stats_config { stat_period_ms: 50 } } }'
+            r = s.perfetto("-c", "-", "--txt", "-o", s.path("out"), stdin=config)
+            tap.expect_eq(r.returncode, 0, r.stderr)
+            with open(s.path("out"), "rb") as f:
+                tap.expect(any(pb.first(q, 7) is not None for q in pb.packets(f.read())), "no statistics in the trace")
 
 
 @tap.case("a consumer socket on the network is a line in the log")
@@ -483,6 +559,8 @@ def _():
         c.enable(peer.config(["src"]))
         p.until_started()
         p.write([peer.packet(0)])
+        for _ in range(3):  # something that takes long enough to be named
+            c.ask("QueryServiceState", pb.put(9, 1) * 60000)
         text = "\n".join(w.report())
         for what in (
             r"service: 1 producers, 1 consumers, 1 sessions, 1 data sources",
