@@ -221,7 +221,7 @@ static void race_run(enum smb_layout layout)
     shmem_fini(&r.shm);
 }
 
-Test(race, lossless_with_many_chunks_per_page, .timeout = 120)
+Test(race, T59_lossless_with_many_chunks_per_page, .timeout = 120)
 {
     race_run(SMB_LAYOUT_DIV14);
 }

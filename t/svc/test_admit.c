@@ -67,7 +67,7 @@ static bool refused(struct cons *c, const struct bytesbuf *cfg, const char *part
     return !cons_enable(c, cfg) && c->disabled && strstr(c->error, part);
 }
 
-Test(admit, V16_T1_unique_name)
+Test(admit, R13_V16_T1_unique_name)
 {
     struct cons *a = cons_new(w, 1), *b = cons_new(w, 2);
     cr_assert(cons_enable(a, named("foo", false)));
@@ -125,7 +125,7 @@ Test(admit, Q1_exclusive_abort_stays_when_a_later_check_refuses)
     cr_expect(cons_enable(b, plain()), "the refused session is not in force");
 }
 
-Test(admit, V17_semaphore_table)
+Test(admit, V17_T8_to_T12_semaphore_table)
 {
     struct cons *c[5];
     for (int i = 0; i < 5; i++)
@@ -163,7 +163,7 @@ Test(admit, V17_several_semaphores)
     cr_expect(cons_enable(c, plain()));
 }
 
-Test(admit, V18_T2_cooldown)
+Test(admit, R20_V18_T2_cooldown)
 {
     struct cons *a = cons_new(w, 1);
     cr_assert(cons_enable(a, named("foo", true)));

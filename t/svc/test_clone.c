@@ -222,7 +222,7 @@ Test(clone, R218_events_stay_in_the_source)
                  "a clone emits no marker");
 }
 
-Test(clone, T127_T209_who_and_what)
+Test(clone, R209_T127_T129_who_and_what)
 {
     struct cons *c = cons_new(w, 1000), *k = cons_new(w, 1001), *root = cons_new(w, 0);
     plain();
@@ -271,7 +271,7 @@ Test(clone, R209_best_bugreport)
     cr_expect(cons_has(k, "best"));
 }
 
-Test(clone, T132_stopped_source)
+Test(clone, R214_T132_stopped_source)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1), *k = cons_new(w, 1);
@@ -452,7 +452,7 @@ Test(clone, R223_a_clone_is_inert)
     cr_expect(cons_enable(k, plain()), "its owner is free again");
 }
 
-Test(clone, R122_descriptors_are_dropped_without_a_file)
+Test(clone, R211_T97_descriptors_are_dropped_without_a_file)
 {
     struct cons *c = cons_new(w, 1), *k = cons_new(w, 1);
     cons_enable(c, plain());
@@ -489,7 +489,7 @@ static const char *file_texts(int fd)
     return out;
 }
 
-Test(clone, T94_T95_into_a_file)
+Test(clone, R211_R221_T95_into_a_file)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1), *k = cons_new(w, 1), *no = cons_new(w, 1);

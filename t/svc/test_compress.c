@@ -121,24 +121,24 @@ static void batches(enum compress_codec codec)
     compress_free(c);
 }
 
-Test(compress, R155_deflate_batches_are_independent_zlib_streams)
+Test(compress, R154_R155_R157_T81_deflate_batches_are_independent_zlib_streams)
 {
     batches(COMPRESS_DEFLATE);
 }
 
-Test(compress, R156_zstd_batches_are_independent_frames)
+Test(compress, R154_R156_R157_T81_zstd_batches_are_independent_frames)
 {
     batches(COMPRESS_ZSTD);
 }
 
-Test(compress, R153_choice_of_codec)
+Test(compress, R153_T77_choice_of_codec)
 {
     cr_expect_eq(compress_choose(true, true), COMPRESS_ZSTD, "zstd wins");
     cr_expect_eq(compress_choose(false, true), COMPRESS_DEFLATE);
     cr_expect_eq(compress_choose(false, false), COMPRESS_NONE);
 }
 
-Test(compress, R156_levels_out_of_range_are_clamped)
+Test(compress, R156_T80_levels_out_of_range_are_clamped)
 {
     static const int levels[] = {-5, 1, 19, 1000, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++) {

@@ -86,7 +86,7 @@ static void expect_out(const uint8_t *want, size_t n)
         cr_expect_arr_eq(out.parts[0].iov_base, want, n);
 }
 
-Test(filter, R140_R142_invalid_bytecode_is_refused)
+Test(filter, R140_R142_R144_T146_invalid_bytecode_is_refused)
 {
     cr_expect_eq(build(), ERR_BAD_CONFIG, "no bytecode at all");
     CODE(1, END);
@@ -105,6 +105,10 @@ Test(filter, R140_R142_invalid_bytecode_is_refused)
     cr_expect_eq(build(), ERR_BAD_CONFIG, "missing word");
     CODE(1, OP(1, NESTED), 1, END, OP(5, SIMPLE));
     cr_expect_eq(build(), ERR_BAD_CONFIG, "no end of message");
+    CODE(1, OP(1, NESTED), 1, END, OP(5, NESTED));
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "missing message index");
+    CODE(1, OP(1, NESTED), 1, END, OP(5, STRING_TYPE));
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "missing semantic type");
     CODE(1, OP(1, NESTED), 2, END, END);
     cr_expect_eq(build(), ERR_BAD_CONFIG, "message 2 of 2");
     CODE(1, OP(1, NESTED), 1, END, OP(200, SIMPLE), OP(150, RANGE), 51, END);
@@ -123,6 +127,63 @@ Test(filter, R142_what_is_valid)
     cr_expect_eq(build(), 0, "an empty range: %s", why);
     CODE(1, OP(1, NESTED), 1, END, OP(0x1FFFFFFF, RANGE), 0xFFFFFFFF, END);
     cr_expect_eq(build(), 0, "a huge range costs nothing: %s", why);
+}
+
+/* One number in each of a few fields: which of them pass. The text has one digit for each. */
+static const char *passing(const uint32_t *fields, size_t n)
+{
+    static char text[32];
+    struct bytesbuf b;
+    bytesbuf_init(&b, 4096);
+    for (size_t i = 0; i < n; i++)
+        bytesbuf_pb_varint(&b, fields[i], 7);
+    cr_expect(run(b.p, b.n, 0));
+    struct bytes_cur cur = bytes_cur(bytes_view(out.size ? out.parts[0].iov_base : NULL, out.size));
+    memset(text, '0', n);
+    text[n] = '\0';
+    for (struct bytes_field one; bytes_next(&cur, &one);) {
+        for (size_t i = 0; i < n; i++) {
+            if (fields[i] == one.id)
+                text[i] = '1';
+        }
+    }
+    bytesbuf_fini(&b);
+    return text;
+}
+
+#define PASSING(...)                                                                               \
+    passing((const uint32_t[]){__VA_ARGS__}, sizeof((const uint32_t[]){__VA_ARGS__}) / 4)
+
+Test(filter, T143_T144_T145_exactly_these_fields)
+{
+    PACKET_CODE(OP(2, SIMPLE));
+    cr_assert_eq(build(), 0, "%s", why);
+    cr_expect_str_eq(PASSING(1, 2, 3), "010", "T143");
+    PACKET_CODE(OP(1, SIMPLE), OP(7, SIMPLE), OP(8, SIMPLE), OP(127, SIMPLE));
+    cr_assert_eq(build(), 0, "%s", why);
+    cr_expect_str_eq(PASSING(1, 2, 6, 7, 8, 9, 126, 127, 128, 1000), "1001100100", "T144");
+    PACKET_CODE(OP(1000, SIMPLE), OP(1001, SIMPLE), OP(2000, SIMPLE));
+    cr_assert_eq(build(), 0, "%s", why);
+    cr_expect_str_eq(PASSING(1, 104, 999, 1000, 1001, 1002, 1999, 2000, 2001), "000110010", "T144");
+    PACKET_CODE(OP(126, RANGE), 4);
+    cr_assert_eq(build(), 0, "%s", why);
+    cr_expect_str_eq(PASSING(125, 126, 127, 128, 129, 130), "011110", "T145");
+    PACKET_CODE(OP(5, RANGE), 0, OP(500, RANGE), 0);
+    cr_assert_eq(build(), 0, "%s", why);
+    cr_expect_str_eq(PASSING(4, 5, 6, 499, 500, 501), "000000", "T145: ranges of length 0");
+}
+
+Test(filter, T147_messages_that_hold_themselves)
+{
+    PACKET_CODE(OP(1, NESTED), 1, OP(2, SIMPLE));
+    cr_assert_eq(build(), 0, "%s", why);
+    cr_expect(run(B(0x0A, 6, 0x0A, 2, 0x10, 5, 0x18, 5, 0x10, 5), 0));
+    expect_out(B(0x0A, 4, 0x0A, 2, 0x10, 5, 0x10, 5));
+    /* 2 holds 3 holds 2; only message 3 allows field 4. */
+    PACKET_CODE(OP(2, NESTED), 2, END, OP(3, NESTED), 3, END, OP(2, NESTED), 2, OP(4, SIMPLE));
+    cr_assert_eq(build(), 0, "%s", why);
+    cr_expect(run(B(0x12, 10, 0x1A, 6, 0x12, 4, 0x1A, 2, 0x20, 5, 0x20, 5), 0));
+    expect_out(B(0x12, 8, 0x1A, 6, 0x12, 4, 0x1A, 2, 0x20, 5));
 }
 
 Test(filter, R139_v2_wins_over_v1)
@@ -178,7 +239,7 @@ Test(filter, R145_widths)
     expect_out(B(0x12, 0x82, 0x00, 0x08, 0x07));
 }
 
-Test(filter, R137_R145_packets_that_do_not_parse_become_empty)
+Test(filter, R137_R145_T150_packets_that_do_not_parse_become_empty)
 {
     PACKET_CODE(OP(8, SIMPLE), OP(2, NESTED), 1);
     cr_assert_eq(build(), 0, "%s", why);
@@ -226,7 +287,7 @@ Test(filter, nesting_without_end_is_bounded)
     expect_out(NULL, 0);
 }
 
-Test(filter, R143_overlay)
+Test(filter, R143_T148_T149_overlay)
 {
     PACKET_CODE(OP(8, SIMPLE), OP(200, RANGE), 10);
     CODE(4, 1, OP(9, SIMPLE), 0, 1, OP(204, STRING), 0, 1, OP(300, SIMPLE), 0);
@@ -235,9 +296,26 @@ Test(filter, R143_overlay)
         run(B(0x40, 1, 0x48, 2, 0xD8, 0x0C, 3, 0xE0, 0x0C, 4, 0xE8, 0x0C, 5, 0xE0, 0x12, 6), 0));
     expect_out(B(0x40, 1, 0x48, 2, 0xD8, 0x0C, 3, 0xE8, 0x0C, 5, 0xE0, 0x12, 6));
 
+    /* Before, between and behind, in two messages: 1 allows 20 and 30, 2 allows 200. */
+    PACKET_CODE(OP(20, SIMPLE), OP(30, NESTED), 2, END, OP(200, SIMPLE));
+    CODE(4, 1, OP(10, SIMPLE), 0, 1, OP(25, SIMPLE), 0, 1, OP(40, SIMPLE), 0, 2, OP(3, SIMPLE), 0,
+         2, OP(150, SIMPLE), 0, 2, OP(201, SIMPLE), 0);
+    cr_assert_eq(build(), 0, "%s", why);
+    cr_expect_str_eq(PASSING(9, 10, 20, 25, 26, 40, 41, 150, 200), "011101000", "T148");
+    cr_expect(run(
+        B(0xF2, 0x01, 13, 0x18, 1, 0x20, 2, 0xB0, 0x09, 3, 0xC0, 0x0C, 4, 0xC8, 0x0C, 5, 0x50, 6),
+        0));
+    expect_out(B(0xF2, 0x01, 11, 0x18, 1, 0xB0, 0x09, 3, 0xC0, 0x0C, 4, 0xC8, 0x0C, 5, 0x50, 6));
+
     PACKET_CODE(OP(8, SIMPLE));
     add_code(4, NULL, 0);
     cr_expect_eq(build(), 0, "an overlay with only a checksum: %s", why);
+    PACKET_CODE(OP(8, SIMPLE));
+    CODE(4, 1, END, 0);
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "T149: an end of message");
+    PACKET_CODE(OP(8, SIMPLE), END, OP(9, SIMPLE));
+    CODE(4, 2, OP(5, SIMPLE), 0, 1, OP(6, SIMPLE), 0);
+    cr_expect_eq(build(), ERR_BAD_CONFIG, "T149: messages out of order");
     PACKET_CODE(OP(8, SIMPLE));
     CODE(4, 1, OP(9, SIMPLE));
     cr_expect_eq(build(), ERR_BAD_CONFIG, "not a multiple of three");
@@ -320,7 +398,7 @@ static void expect_string(uint8_t field, const char *text, const char *want)
                              sizeof((const struct rule[]){__VA_ARGS__}) / sizeof(struct rule)),    \
                  0, "%s", why)
 
-Test(filter, R148_R150_the_table)
+Test(filter, R148_R150_T82_the_table)
 {
     RULES({1, "B\\|\\d+\\|foo (.*)", NULL, NULL, -1});
     expect_string(3, "B|1234|foo 1234 bar baz", "B|1234|foo P60REDACTED-");
@@ -363,6 +441,40 @@ Test(filter, R149_atrace_precondition)
     expect_string(3, "ab|", "PP6");
 }
 
+/* Whether a rule for these types (UINT32_MAX: no more) redacts field 3, 4 and 5 of types 0, 1, none
+ * and then 1 by the overlay. */
+static const char *redacts(uint32_t first, uint32_t second)
+{
+    static char text[4];
+    PACKET_CODE(OP(3, STRING_TYPE), 0, OP(4, STRING_TYPE), 1, OP(5, STRING));
+    CODE(4, 1, OP(6, STRING_TYPE), 1);
+    size_t chain = bytesbuf_pb_begin(&config, 3), one = bytesbuf_pb_begin(&config, 1);
+    bytesbuf_pb_varint(&config, 1, 1);
+    bytesbuf_pb_str(&config, 2, "(.*)");
+    if (first != UINT32_MAX)
+        bytesbuf_pb_varint(&config, 5, first);
+    if (second != UINT32_MAX)
+        bytesbuf_pb_varint(&config, 5, second);
+    bytesbuf_pb_end(&config, one);
+    bytesbuf_pb_end(&config, chain);
+    cr_assert_eq(build(), 0, "%s", why);
+    for (uint8_t field = 3; field <= 6; field++) {
+        cr_expect(run(B((uint8_t)(field << 3 | 2), 1, 'x'), 0));
+        cr_assert_eq(out.size, 3);
+        text[field - 3] = ((const char *)out.parts[0].iov_base)[2] == 'P' ? '1' : '0';
+    }
+    return text;
+}
+
+Test(filter, T83_T84_T85_types_of_fields_and_rules)
+{
+    const uint32_t none = UINT32_MAX;
+    cr_expect_arr_eq(redacts(none, none), "1010", 4);
+    cr_expect_arr_eq(redacts(0, none), "1010", 4);
+    cr_expect_arr_eq(redacts(0, 1), "1111", 4);
+    cr_expect_arr_eq(redacts(1, none), "0101", 4, "T84: the type of field 6 is the overlay's");
+}
+
 Test(filter, R141_R147_semantic_types)
 {
     RULES({1, "(.*)", NULL, NULL, -1});
@@ -401,7 +513,7 @@ Test(filter, R152_bad_rules_are_refused_with_a_reason)
     cr_expect_eq(build_rules(&bad_policy, 1), ERR_BAD_CONFIG);
 }
 
-Test(filter, R151_strings_of_any_bytes)
+Test(filter, R151_T151_strings_of_any_bytes)
 {
     RULES({1, "x(.*)", NULL, NULL, -1});
     cr_expect(run(B(0x1A, 0x04, 'a', 0x00, 0xFF, 0xC3), 0));
@@ -410,6 +522,10 @@ Test(filter, R151_strings_of_any_bytes)
     expect_out(B(0x1A, 0x04, 'x', 'P', '6', '0'));
     cr_expect(run(B(0x1A, 0x00), 0));
     expect_out(B(0x1A, 0x00));
+    cr_expect(run(B(0x1A, 0x01, 0xFF), 0));
+    expect_out(B(0x1A, 0x01, 0xFF));
+    cr_expect(run(B(0x1A, 0x05, 0x08, 0x96, 0x01, 0x12, 0x00), 0), "a message");
+    expect_out(B(0x1A, 0x05, 0x08, 0x96, 0x01, 0x12, 0x00));
 }
 
 /* Linear time is long when a pattern is large and a string long: a producer and a consumer together

@@ -175,7 +175,7 @@ Test(flush, R88_emulated_producers_scrape_themselves)
     cr_expect(c->reply_ok);
 }
 
-Test(flush, R51_disconnect_does_not_complete_a_flush)
+Test(flush, R51_Q7_disconnect_does_not_complete_a_flush)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1);

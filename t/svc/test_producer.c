@@ -213,7 +213,7 @@ Test(producer, T46_provided_smb_of_odd_size)
     cr_expect_eq(prod_count(p, MSG_PP_SETUP_TRACING), 0);
 }
 
-Test(producer, R62_late_registration_and_R53_reconnect)
+Test(producer, R53_R62_T43_late_registration_and_reconnect)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1), *d = cons_new(w, 1);
@@ -382,7 +382,7 @@ Test(producer, T50_R74_R81_forbidden_buffers)
     cr_expect_eq(cons_texts(c), 1);
 }
 
-Test(producer, R76_order_behind_a_commit)
+Test(producer, R48_R76_order_behind_a_commit)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1);

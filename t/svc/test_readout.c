@@ -134,7 +134,7 @@ Test(readout, R107_flags_turn_kinds_off)
     cr_expect_str_eq(kinds(c), "mupxs", "what no flag turns off: %s", kinds(c));
 }
 
-Test(readout, R116_R10_config_and_uuid)
+Test(readout, R10_R116_T72_config_and_uuid)
 {
     struct cons *c = cons_new(w, 1);
     plain(NULL);
@@ -237,7 +237,7 @@ Test(readout, a_sink_without_room_stops_the_read)
     cr_expect(cons_has(c, "a"), "nothing was lost meanwhile");
 }
 
-Test(readout, R191_a_newer_read_replaces_the_older)
+Test(readout, a_newer_read_replaces_the_older)
 {
     struct cons *c = cons_new(w, 1);
     cons_enable(c, plain(NULL));
@@ -290,7 +290,7 @@ Test(readout, R123_invalid_packets_are_counted)
     cr_expect_eq(pkt_sub(k, PBF_TracePacket_trace_stats, PBF_TraceStats_invalid_packets, 0), 1);
 }
 
-Test(readout, R205_start_time_in_the_state)
+Test(readout, R205_Q11_start_time_in_the_state)
 {
     struct cons *c = cons_new(w, 1);
     cons_enable(c, plain(NULL));
@@ -323,7 +323,7 @@ Test(readout, R204_who_sees_which_session)
     }
 }
 
-Test(readout, R207_capabilities_and_R208_stats)
+Test(readout, R207_R208_T67_capabilities_and_stats)
 {
     struct cons *c = cons_new(w, 1);
     cr_assert(cons_ask(c, MSG_C_CAPABILITIES));
@@ -414,7 +414,7 @@ Test(readout, T75_compression)
     cr_expect_str_eq(kinds(c), "Z", "one wrapper and nothing beside it");
 }
 
-Test(readout, R232_R233_relays)
+Test(readout, R232_R233_R234_T141_relays)
 {
     struct bytesbuf b;
     struct cons *c = cons_new(w, 1);
@@ -575,7 +575,7 @@ Test(readout, R123_a_large_packet_that_is_not_valid)
 }
 
 /* A read that is replaced in the middle of a packet: the new one gets it from its begin. */
-Test(readout, R60_a_read_replaced_within_a_large_packet)
+Test(readout, a_read_replaced_within_a_large_packet)
 {
     struct cons *c = large_session();
     struct session *s = service_session(w->svc, 1);

@@ -74,7 +74,7 @@ static const char *triggers(const struct cons *c)
 
 /* ---- 18.6 ---- */
 
-Test(rows_clones, T105_one_of_several_names_suffices)
+Test(rows_clones, T105_T107_one_of_several_names_suffices)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1);

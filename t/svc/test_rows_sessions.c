@@ -210,7 +210,7 @@ Test(rows_sessions, T24_R135_what_an_event_says)
 
 /* ---- 18.2 ---- */
 
-Test(rows_sessions, T36_to_T40_machines)
+Test(rows_sessions, R237_T36_to_T40_machines)
 {
     static const struct {
         const char *filters[2];
@@ -492,7 +492,7 @@ static size_t inflated(struct bytes_view packet, uint8_t *out, size_t room)
     return n;
 }
 
-Test(rows_sessions, T75_T139_compression_of_files_and_clones)
+Test(rows_sessions, R159_T75_T139_compression_of_files_and_clones)
 {
     static uint8_t plain_bytes[1 << 20];
     struct prod *p = prod_new(w, "p", 1);

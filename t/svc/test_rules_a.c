@@ -656,7 +656,7 @@ Test(rules_a, R43_no_more_than_65535_producers)
     }
 }
 
-Test(rules_a, R55_sizes_of_an_smb_row_by_row)
+Test(rules_a, R55_T44_sizes_of_an_smb_row_by_row)
 {
     static const struct {
         uint32_t page, page_hint, size, size_hint, page_kb, size_kb;
@@ -729,7 +729,7 @@ Test(rules_a, R64_what_goes_with_a_registration)
     cr_expect_eq(prod_count(p, MSG_PP_STOP), 3, "the removed ones are not stopped twice");
 }
 
-Test(rules_a, R71_one_session_id_for_all_instances)
+Test(rules_a, R71_T23_one_session_id_for_all_instances)
 {
     struct prod *p = prod_new(w, "p", 1), *q = prod_new(w, "q", 1);
     struct cons *c = cons_new(w, 1), *d = cons_new(w, 1);

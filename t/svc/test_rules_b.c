@@ -2,14 +2,6 @@
 /*
  * Rules of service.md 7 to 11 that no other file names: reading, files and triggers. Those of
  * sections 12 to 14 are in test_rules_c.c, those of the daemon (15) in t/system/daemon.py.
- *
- * Rules without a case anywhere, and why:
- *   R183        when the endpoint of a consumer is made is a choice and cannot be seen; that its
- * uid is the peer's can: see R202_R204_uids in test_rules_c.c R236        tells what a relay sends;
- * the project has none. What the service makes of it is R231 to R235 R244        lists what another
- * daemon does not have; ours may, and does R247-R249   the built-in producer of Android builds (see
- * R246) R250-R253   the watchdog of another implementation; ours is the service manager's
- *               (WATCHDOG_USEC, t/system/daemon.py)
  */
 #include <criterion/criterion.h>
 
@@ -563,7 +555,7 @@ Test(rules_b, R174_the_sender_must_match_as_a_whole)
     cr_expect_str_eq(names(c), "t v w ", "%s", names(c));
 }
 
-Test(rules_b, R174_any_state_but_no_clones)
+Test(rules_b, R174_Q4_any_state_but_no_clones)
 {
     struct prod *p = prod_new(w, "p", 9);
     struct cons *c = cons_new(w, 1), *k = cons_new(w, 1);
@@ -663,7 +655,7 @@ Test(rules_b, R177_received_even_if_nothing_comes_of_it)
     cr_expect_eq(cons_count(c, PBF_TracePacket_clock_snapshot), 1, "a snapshot goes with it");
 }
 
-Test(rules_b, R178_start_without_a_delay_has_no_end)
+Test(rules_b, R178_Q5_start_without_a_delay_has_no_end)
 {
     struct prod *p = prod_new(w, "p", 9);
     struct cons *c = cons_new(w, 1);

@@ -587,7 +587,7 @@ static void put_filter(struct bytesbuf *cfg)
     bytesbuf_pb_end(cfg, filter);
 }
 
-Test(rules_c, R219_a_clone_is_filtered_unless_asked)
+Test(rules_c, R219_T86_a_clone_is_filtered_unless_asked)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1);

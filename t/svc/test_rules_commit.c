@@ -536,7 +536,7 @@ Test(rules_commit, R85_when_it_is_scraped)
     cr_expect(cons_has(c, "last"), "a disconnect");
 }
 
-Test(rules_commit, R87_which_chunks_are_scraped)
+Test(rules_commit, R87_T62_T63_which_chunks_are_scraped)
 {
     static const struct {
         unsigned state, count;

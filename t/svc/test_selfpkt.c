@@ -156,7 +156,7 @@ Test(selfpkt, R121_triggers)
     expect("8=9 3=UID 10=1 58=6 113{1:name 2:prod 3=1000 4=50}");
 }
 
-Test(selfpkt, R120_extension_descriptors)
+Test(selfpkt, R120_T74_extension_descriptors)
 {
     selfpkt_extension_descriptor(&out, bytes_str("blob"), true, "file.gz");
     expect("3=UID 10=1 58=6 72{2:blob 3:file.gz}");
@@ -221,7 +221,7 @@ Test(selfpkt, R135_concurrent_sessions)
     expect("8=3 3=UID 10=1 58=6 134{1=2 3=8 4=1000 5=4}");
 }
 
-Test(selfpkt, R113_machine_id_of_the_service)
+Test(selfpkt, R113_T33_T34_machine_id_of_the_service)
 {
     selfpkt_set_machine(9);
     selfpkt_trace_uuid(&out, 1, 2);

@@ -73,7 +73,7 @@ static off_t size_of(int file)
     return st.st_size;
 }
 
-Test(sessfile, R163_R165_drains)
+Test(sessfile, R163_R165_R172_drains)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1);

@@ -105,7 +105,7 @@ Test(session, R1_buffers_of_the_first_config_get_ids_from_1)
     cr_expect_eq(prod_target(p, 1), 1);
 }
 
-Test(session, T3_enable_and_disable)
+Test(session, R7_T3_enable_and_disable)
 {
     struct prod *p = prod_new(w, "mock_producer", 1);
     struct cons *c = cons_new(w, 1);
@@ -124,7 +124,7 @@ Test(session, T3_enable_and_disable)
     cr_expect(cons_ask(c, MSG_C_DISABLE), "a second stop is a no-op");
 }
 
-Test(session, R5_order_of_commands)
+Test(session, R5_R6_order_of_commands)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1);
@@ -155,7 +155,7 @@ Test(session, R5_never_started_instances_are_stopped_too)
     cr_expect(c->disabled, "L5: no ack is awaited from CONFIGURED");
 }
 
-Test(session, T4_deferred_start_and_duration)
+Test(session, T4_T53_deferred_start_and_duration)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1);
@@ -176,7 +176,7 @@ Test(session, T4_deferred_start_and_duration)
     cr_expect(c->disabled);
 }
 
-Test(session, R32_stop_timeout_and_R26_acks)
+Test(session, R26_R32_T28_stop_acks_and_timeout)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1);
@@ -220,7 +220,7 @@ Test(session, T30_configured_stop_timeout)
     cr_expect(c->disabled);
 }
 
-Test(session, R34_no_setup_while_stopping)
+Test(session, R34_T29_no_setup_while_stopping)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1);
@@ -235,7 +235,7 @@ Test(session, R34_no_setup_while_stopping)
     cons_query(cons_new(w, 0), false);
 }
 
-Test(session, R9_a_stopped_session_blocks_the_next)
+Test(session, V1_R9_a_stopped_session_blocks_the_next)
 {
     struct cons *c = cons_new(w, 1);
     cons_enable(c, plain(NULL));
@@ -300,7 +300,7 @@ Test(session, T27_disconnect_during_the_final_flush)
     cr_expect_eq(prod_count(p, MSG_PP_STOP), 1);
 }
 
-Test(session, R28_all_started)
+Test(session, R28_T123_all_started)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1);
@@ -344,7 +344,7 @@ Test(session, T124_all_started_without_instances)
     cr_expect_eq(c->nevents, 1);
 }
 
-Test(session, T121_T122_instances_are_observed)
+Test(session, R200_T121_T122_instances_are_observed)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1);
@@ -384,7 +384,7 @@ Test(session, T121_T122_instances_are_observed)
     cr_expect_eq(c->nevents, 0);
 }
 
-Test(session, T119_T120_detach_and_attach)
+Test(session, R187_R188_R189_T119_detach_and_attach)
 {
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1000), *d = cons_new(w, 1000), *other = cons_new(w, 0);

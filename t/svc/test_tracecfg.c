@@ -79,7 +79,7 @@ Test(tracecfg, V3_trigger_timeout)
     FINE();
 }
 
-Test(tracecfg, V4_trigger_mode)
+Test(tracecfg, V4_T101_trigger_mode)
 {
     cfg_trigger_mode(&cfg, 5, 1000);
     REFUSED("trigger_mode"); /* T101 */
@@ -141,7 +141,7 @@ Test(tracecfg, V9_trigger_names)
     REFUSED("\"a\"");
 }
 
-Test(tracecfg, V10_guardrails)
+Test(tracecfg, V10a_V10b_V10c_guardrails)
 {
     num(PBF_TraceConfig_enable_extra_guardrails, 1);
     num(PBF_TraceConfig_deferred_start, 1);
@@ -191,7 +191,7 @@ static void named_source(const char *buffer, int index)
     bytesbuf_pb_end(&cfg, m);
 }
 
-Test(tracecfg, V11_V12_buffers)
+Test(tracecfg, V11_V12_T21_buffers)
 {
     for (int i = 0; i < 128; i++)
         named_buffer("");
@@ -204,7 +204,7 @@ Test(tracecfg, V11_V12_buffers)
     REFUSED("Duplicate buffer name"); /* R14, T21 */
 }
 
-Test(tracecfg, V13_targets)
+Test(tracecfg, V13a_V13b_V13c_T19_T20_targets)
 {
     named_buffer("one");
     named_buffer("two");

@@ -256,7 +256,7 @@ Test(trigger, T115_skip_probability)
     chrono_random_seed(0);
 }
 
-Test(trigger, T117_clone_trigger_event)
+Test(trigger, R180_T117_clone_trigger_event)
 {
     struct prod *p = prod_new(w, "mock", 77);
     struct cons *c = cons_new(w, 1);

@@ -69,7 +69,7 @@ static bool field_passes(uint32_t field, uint64_t value)
     return valid(buf, n);
 }
 
-Test(validate, R123_1_fields_of_the_service_are_refused)
+Test(validate, R123_T88_fields_of_the_service_are_refused)
 {
     static const uint32_t reserved[] = {3, 10, 33, 35, 36, 50, 69, 79, 98, 124, 125, 133};
     for (uint32_t field = 1, i = 0; field < 1100; field++) {
@@ -116,7 +116,7 @@ Test(validate, R123_4_lengths_above_28_bits_are_refused)
     cr_expect(!validate_packet(parts, FULL + 2), "one byte is missing");
 }
 
-Test(validate, R123_5_truncated_packets_are_refused)
+Test(validate, R123_T88_truncated_packets_are_refused)
 {
     INVALID(0x40);                         /* tag only */
     INVALID(0xB8);                         /* half a tag */
