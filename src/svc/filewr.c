@@ -2,17 +2,21 @@
 /*
  * Writes a session's packets into a file descriptor that somebody else chose. A batch is gathered
  * as pieces that point into the trace buffer and goes out with as few writev calls as the kernel
- * allows; only what a slow target (a pipe, a socket, a terminal) does not take at once is copied
- * aside, and then the writer takes no new batch until that is gone. So a target holds up its own
- * session and nobody else, and costs one batch of memory at most.
+ * allows; only what a slow target does not take at once is copied aside, and then the writer takes
+ * no new batch until that is gone. So a target holds up its own session and nobody else, and costs
+ * one batch of memory at most.
+ *
+ * A file is written by a process of its own, because a disk may stall: to us it is a pipe, which
+ * that process empties into the file, and a socket on which it tells how far it is, how it failed
+ * and when it is done. After finish the pipe is closed and that last word is waited for. A writer
+ * that is freed earlier leaves the process to itself: what is in the pipe still gets written.
  *
  * The descriptor may be shared with the consumer that passed it: its flags are never changed. A
  * pipe or a terminal is opened a second time through /proc to be non-blocking; where that is not
  * allowed, a pipe is written with a flag for the one call, as a socket is, and a terminal is
  * refused. SIGPIPE and SIGXFSZ are taken back before anybody sees them.
  *
- * Invariant: what is in a regular file ends at a packet boundary. When the disk is full in the
- * middle of a packet, the part that went in is cut off again.
+ * Invariant: what is in a regular file ends at a packet boundary; svc/filejob sees to that.
  */
 #include "svc/filewr.h"
 
@@ -38,6 +42,8 @@
 #include "reactor/list.h"
 #include "reactor/reactor.h"
 #include "reactor/watch.h"
+#include "svc/filehost.h"
+#include "svc/filejob.h"
 
 #define PACKET_TAG  0x0A /* Trace.packet, length-delimited (R162) */
 #define FRAME_MAX   11   /* the tag and a 64-bit varint */
@@ -48,26 +54,33 @@ struct frame {
     uint8_t bytes[FRAME_MAX];
 };
 
+/* How a descriptor is written to without waiting. A file: through the pipe of its process. */
+enum target { TARGET_FILE, TARGET_STREAM, TARGET_SOCKET };
+
 struct filewr {
     struct packet_sink sink;
     struct reactor *reactor; /* borrow */
     struct filewr_options opt;
-    int fd; /* own: opt.fd, or the second opening of it; -1 once closed */
-    enum filewr_target target;
+    int fd; /* own: opt.fd, the second opening of it, or the pipe; -1 once closed */
+    enum target target;
     enum filewr_state state;
     int error; /* of FAILED */
     bool finishing, done, full;
-    uint64_t written; /* bytes that went out or are held */
+    uint64_t written;  /* bytes that went out or are held */
+    uint64_t patience; /* ns; 0: for ever */
+
+    /* Of a file. */
+    int ctl; /* own: to its process; -1: none, or no longer */
+    struct watch report;
+    uint64_t confirmed; /* of `written`, what its process says is in the file */
+    bool closed;        /* its process has said that it is done */
 
     /* The batch that is being gathered; the memory stays from batch to batch. */
     struct iovec *iov; /* own */
     size_t niov, iov_cap;
     struct frame **frames; /* own: blocks that never move, since iov points into them */
     size_t nframes, frame_blocks;
-    uint64_t *ends; /* own: offset in the batch of each packet's end */
-    size_t npackets, ends_cap;
     uint64_t batch; /* bytes */
-    uint64_t begun; /* bytes of an earlier batch that belong to a packet that is not at its end */
 
     uint8_t *held; /* own: what the target did not take yet */
     size_t held_n, held_at;
@@ -79,6 +92,7 @@ struct filewr {
 /* ---- life ---- */
 
 static void on_writable(void *arg, unsigned event);
+static void on_report(void *arg, unsigned event);
 static void on_give_up(void *arg);
 static int put(struct packet_sink *sink, const struct packet *pkt);
 
@@ -89,59 +103,92 @@ static void filewr_reap(void *arg)
         free(w->frames[i]);
     free(w->frames);
     free(w->iov);
-    free(w->ends);
     free(w->held);
     free(w);
 }
 
-int filewr_inspect(int *fd, enum filewr_target *target)
+/* What *fd is. A pipe or a terminal is replaced by a second opening that does not block, where that
+ * is allowed. 0, or -errno with *fd as it was: then it cannot be written to without waiting for its
+ * reader. Asks the file system nothing. */
+static int inspect(int *fd, enum target *target)
 {
-    struct stat st;
+    struct statx st;
     char path[40];
-    if (fstat(*fd, &st) != 0)
+    if (statx(*fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) != 0)
         return -errno;
-    *target = S_ISSOCK(st.st_mode) ? FILEWR_SOCKET : FILEWR_FILE;
-    if (!S_ISFIFO(st.st_mode) && !S_ISCHR(st.st_mode))
+    *target = S_ISSOCK(st.stx_mode) ? TARGET_SOCKET : TARGET_FILE;
+    if (!S_ISFIFO(st.stx_mode) && !S_ISCHR(st.stx_mode))
         return 0;
-    *target = FILEWR_STREAM;
+    *target = TARGET_STREAM;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", *fd);
     int mine = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
     if (mine < 0) /* no /proc, or not ours to open */
-        return S_ISFIFO(st.st_mode) || (fcntl(*fd, F_GETFL) & O_NONBLOCK) ? 0 : -errno;
+        return S_ISFIFO(st.stx_mode) || (fcntl(*fd, F_GETFL) & O_NONBLOCK) ? 0 : -errno;
     close(*fd);
     *fd = mine;
     return 0;
 }
 
-int filewr_new(struct reactor *r, const struct filewr_options *opt, struct filewr **out)
+static int order(const struct filewr *w, enum filejob_kind kind, int fd)
 {
-    int fd = opt->fd;
-    enum filewr_target target;
-    int rc = filewr_inspect(&fd, &target);
-    struct filewr *w = rc == 0 ? alloc_try_array(1, sizeof(*w)) : NULL;
-    if (w == NULL) {
-        close(fd);
-        return rc != 0 ? rc : -ENOMEM;
-    }
-    w->sink.put = put;
-    w->reactor = r;
-    w->opt = *opt;
-    w->fd = fd;
-    w->target = target;
-    watch_init(&w->watch, r, "file writer", fd, on_writable, w);
-    deadline_init(&w->give_up, r, "file writer gives up", on_give_up, w);
-    reactor_hook_init(&w->reap, "file writer", filewr_reap, w);
-    *out = w;
-    return 0;
+    const struct filejob_msg msg = {.kind = kind, .at = w->written};
+    return filejob_send(w->ctl, MSG_DONTWAIT, &msg, &fd, fd >= 0 ? 1 : 0);
+}
+
+/* A process that writes to w->fd: w->fd is its pipe then. */
+static int start_job(struct filewr *w)
+{
+    int data, ctl;
+    int err = filehost_child(w->opt.host, &data, &ctl);
+    if (err)
+        return err;
+    w->ctl = ctl;
+    err = order(w, FILEJOB_START, w->fd);
+    if (!err && w->opt.prefix >= 0)
+        err = order(w, FILEJOB_PREFIX, w->opt.prefix);
+    close(w->fd);
+    w->fd = data;
+    w->target = TARGET_FILE;
+    watch_init(&w->report, w->reactor, "file report", ctl, on_report, w);
+    return err ? err : watch_set(&w->report, WATCH_READ);
 }
 
 static void close_target(struct filewr *w)
 {
     watch_fini(&w->watch);
+    watch_fini(&w->report);
     deadline_cancel(&w->give_up);
     if (w->fd >= 0)
         close(w->fd);
+    if (w->ctl >= 0)
+        close(w->ctl);
     w->fd = -1;
+    w->ctl = -1;
+}
+
+int filewr_new(struct reactor *r, const struct filewr_options *opt, struct filewr **out)
+{
+    struct filewr *w = alloc_new(struct filewr);
+    w->sink.put = put;
+    w->reactor = r;
+    w->opt = *opt;
+    w->fd = opt->fd;
+    w->ctl = -1;
+    watch_init(&w->report, r, "file report", -1, on_report, w);
+    deadline_init(&w->give_up, r, "file writer gives up", on_give_up, w);
+    reactor_hook_init(&w->reap, "file writer", filewr_reap, w);
+    int err = inspect(&w->fd, &w->target);
+    if (!err && (w->target == TARGET_FILE || opt->prefix >= 0))
+        err = start_job(w);
+    if (opt->prefix >= 0)
+        close(opt->prefix);
+    watch_init(&w->watch, r, "file writer", w->fd, on_writable, w);
+    if (err) {
+        filewr_free(w);
+        return err;
+    }
+    *out = w;
+    return 0;
 }
 
 void filewr_free(struct filewr *w)
@@ -163,14 +210,33 @@ int filewr_error(const struct filewr *w)
     return w->error;
 }
 
-int filewr_fd(const struct filewr *w)
+const char *filewr_why(const struct filewr *w)
 {
-    return w->fd;
+    if (w->error == -ETIMEDOUT)
+        return "nothing was taken for too long";
+    if (w->error == -EPIPE && w->target == TARGET_FILE)
+        return "the process that writes it was ended";
+    return err_text(w->error);
+}
+
+bool filewr_on_disk(const struct filewr *w)
+{
+    return w->target == TARGET_FILE;
+}
+
+bool filewr_handed_on(const struct filewr *w)
+{
+    return w->finishing && w->ctl >= 0 && w->fd < 0;
 }
 
 uint64_t filewr_written(const struct filewr *w)
 {
     return w->written;
+}
+
+uint64_t filewr_backlog(const struct filewr *w)
+{
+    return w->target == TARGET_FILE && w->ctl >= 0 ? w->written - w->confirmed : 0;
 }
 
 bool filewr_done(const struct filewr *w)
@@ -223,7 +289,6 @@ struct packet_sink *filewr_begin(struct filewr *w)
 {
     w->niov = 0;
     w->nframes = 0;
-    w->npackets = 0;
     w->batch = 0;
     return &w->sink;
 }
@@ -234,8 +299,7 @@ static int put(struct packet_sink *sink, const struct packet *pkt)
     if (w->state != FILEWR_OPEN || w->full)
         return ERR_QUOTA;
     struct frame *frame = next_frame(w);
-    if (frame == NULL || !grow(&w->iov, &w->iov_cap, w->niov + 1 + pkt->nparts, sizeof(*w->iov)) ||
-        !grow(&w->ends, &w->ends_cap, w->npackets + 1, sizeof(*w->ends)))
+    if (frame == NULL || !grow(&w->iov, &w->iov_cap, w->niov + 1 + pkt->nparts, sizeof(*w->iov)))
         return -ENOMEM;
     size_t head = pkt->continues ? 0 : fill_frame(frame, pkt->size + pkt->follows);
     uint64_t end = w->batch + head + pkt->size;
@@ -249,8 +313,6 @@ static int put(struct packet_sink *sink, const struct packet *pkt)
     for (size_t i = 0; i < pkt->nparts; i++)
         w->iov[w->niov++] = pkt->parts[i];
     w->nframes++;
-    if (pkt->follows == 0)
-        w->ends[w->npackets++] = end;
     w->batch = end;
     return 0;
 }
@@ -300,15 +362,17 @@ static ssize_t write_stream(int fd, const struct iovec *iov, int n)
     return writev_quiet(fd, &part, 1, 0);
 }
 
-ssize_t filewr_write(int fd, enum filewr_target target, struct iovec *iov, size_t n)
+/* Writes some of the n pieces (at least 1). Bytes taken; -EAGAIN when it takes nothing now; -errno.
+ * Never a signal. */
+static ssize_t write_some(int fd, enum target target, struct iovec *iov, size_t n)
 {
     int count = (int)(n < IOV_STEP ? n : IOV_STEP);
     for (;;) {
         ssize_t got;
-        if (target == FILEWR_SOCKET) {
+        if (target == TARGET_SOCKET) {
             struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)count};
             got = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-        } else if (target == FILEWR_STREAM) {
+        } else if (target == TARGET_STREAM) {
             got = write_stream(fd, iov, count);
         } else {
             got = writev_quiet(fd, iov, count, 0);
@@ -350,24 +414,55 @@ static int hold(struct filewr *w, const struct iovec *iov, size_t n, uint64_t le
         w->held_n += iov[i].iov_len;
     }
     w->state = FILEWR_BUSY;
+    if (w->patience)
+        deadline_arm(&w->give_up, w->patience);
     return watch_set(&w->watch, WATCH_WRITE);
 }
 
-/* A regular file that took `done` bytes of the batch and then failed: cuts the begun packet off. */
-static void cut_to_packet(struct filewr *w, uint64_t done)
+/* Nothing more goes out; the bytes that were kept are what was written. */
+static void broken(struct filewr *w, int err, uint64_t kept)
 {
-    uint64_t keep = 0;
-    for (size_t i = 0; i < w->npackets && w->ends[i] <= done; i++)
-        keep = w->ends[i];
-    w->written += keep;
-    if (keep == 0)
-        w->written -= w->begun;
-    off_t at = w->target == FILEWR_FILE ? lseek(w->fd, 0, SEEK_CUR) : -1;
-    off_t excess = (off_t)(done - keep + (keep == 0 ? w->begun : 0));
-    if (at < excess || excess == 0)
-        return;
-    if (ftruncate(w->fd, at - excess) == 0)
-        lseek(w->fd, at - excess, SEEK_SET);
+    w->state = FILEWR_FAILED;
+    w->error = err;
+    w->written = kept;
+    free(w->held);
+    w->held = NULL;
+    close_target(w);
+}
+
+/* The process of the file has something to say, or is gone. */
+static void take_reports(struct filewr *w)
+{
+    struct filejob_msg msg;
+    int fds[FILEJOB_FDS];
+    while (w->ctl >= 0 && !w->closed) {
+        int got = filejob_recv(w->ctl, MSG_DONTWAIT, &msg, fds);
+        for (int i = 0; i < FILEJOB_FDS; i++) {
+            if (fds[i] >= 0)
+                close(fds[i]);
+        }
+        if (got == -EAGAIN)
+            return;
+        if (got <= 0 || msg.at > w->written) {
+            broken(w, -EPIPE, w->confirmed);
+        } else if (msg.kind == FILEJOB_FAILED) {
+            broken(w, msg.err, msg.at);
+        } else {
+            w->confirmed = msg.at;
+            w->closed = msg.kind == FILEJOB_DONE;
+            if (deadline_armed(&w->give_up))
+                deadline_arm(&w->give_up, w->patience);
+        }
+    }
+}
+
+/* A write was refused. Why, its process has said before it closed the pipe, if it could. */
+static void refused(struct filewr *w, int err, uint64_t written)
+{
+    if (w->target == TARGET_FILE)
+        take_reports(w);
+    if (w->state != FILEWR_FAILED && !w->closed)
+        broken(w, err, w->target == TARGET_FILE ? w->confirmed : written);
 }
 
 int filewr_commit(struct filewr *w)
@@ -376,26 +471,25 @@ int filewr_commit(struct filewr *w)
     size_t n = w->niov;
     uint64_t done = 0;
     while (w->state == FILEWR_OPEN && done < w->batch) {
-        ssize_t got = filewr_write(w->fd, w->target, iov, n);
+        ssize_t got = write_some(w->fd, w->target, iov, n);
         int rc = got < 0 ? (int)got : 0;
         if (got > 0) {
             done += (uint64_t)got;
+            w->written += (uint64_t)got;
             advance(&iov, &n, (size_t)got);
         } else if (rc == -EAGAIN) {
             rc = hold(w, iov, n, w->batch - done);
-            if (rc == 0)
+            if (rc == 0) {
+                w->written += w->batch - done;
                 break;
+            }
         }
         if (rc != 0) {
-            cut_to_packet(w, done);
-            w->state = FILEWR_FAILED;
-            w->error = rc;
+            refused(w, rc, w->written);
             filewr_begin(w);
-            return rc;
+            return w->error;
         }
     }
-    w->written += w->batch;
-    w->begun = w->npackets == 0 ? w->begun + w->batch : w->batch - w->ends[w->npackets - 1];
     filewr_begin(w);
     if (w->full && w->state == FILEWR_OPEN)
         w->state = FILEWR_FULL;
@@ -404,38 +498,48 @@ int filewr_commit(struct filewr *w)
 
 /* ---- later ---- */
 
-static void sync_file(const struct filewr *w)
-{
-    if (w->target == FILEWR_FILE)
-        while (fdatasync(w->fd) != 0 && errno == EINTR)
-            ;
-}
-
 void filewr_drained(struct filewr *w)
 {
-    if (w->opt.sync_each && w->fd >= 0)
-        sync_file(w);
+    if (w->opt.sync_each && w->ctl >= 0)
+        order(w, FILEJOB_SYNC, -1); /* while very many wait, this one changes nothing */
 }
 
+int filewr_share(struct filewr *w, int sock)
+{
+    int err = w->ctl >= 0 && w->fd >= 0 ? order(w, FILEJOB_SHARE, sock) : -EBADF;
+    close(sock);
+    return err;
+}
+
+/* Closes; a file when its process has said that it is done. The last call in whoever makes it: the
+ * owner may free the writer from `ready`. */
 static void end(struct filewr *w)
 {
-    if (w->fd >= 0)
-        sync_file(w);
+    if (w->done)
+        return;
+    if (w->ctl >= 0 && !w->closed) {
+        order(w, FILEJOB_FINISH, -1);
+        watch_fini(&w->watch);
+        if (w->fd >= 0)
+            close(w->fd);
+        w->fd = -1;
+        deadline_arm(&w->give_up, w->patience);
+        return; /* on_report */
+    }
     close_target(w);
     w->done = true;
+    w->opt.ready(w->opt.arg, w);
 }
 
-/* Nothing is held any more, or never will be written. The last call in whoever makes it: the owner
- * may free the writer from `ready`. */
-static void settle(struct filewr *w, enum filewr_state state)
+/* Nothing is held any more, or never will be written. */
+static void settle(struct filewr *w)
 {
-    free(w->held);
-    w->held = NULL;
-    w->state = state;
+    deadline_cancel(&w->give_up);
     watch_set(&w->watch, 0);
     if (w->finishing)
         end(w);
-    w->opt.ready(w->opt.arg, w);
+    else
+        w->opt.ready(w->opt.arg, w);
 }
 
 static void on_writable(void *arg, unsigned event)
@@ -443,24 +547,39 @@ static void on_writable(void *arg, unsigned event)
     struct filewr *w = arg;
     (void)event;
     struct iovec rest = {w->held + w->held_at, w->held_n - w->held_at};
-    ssize_t got = filewr_write(w->fd, w->target, &rest, 1);
+    ssize_t got = write_some(w->fd, w->target, &rest, 1);
     if (got == -EAGAIN)
         return;
     if (got < 0) {
-        w->error = (int)got;
-        settle(w, FILEWR_FAILED);
+        refused(w, (int)got, w->written - rest.iov_len);
+        settle(w);
         return;
     }
     w->held_at += (size_t)got;
-    if (w->held_at == w->held_n)
-        settle(w, w->full ? FILEWR_FULL : FILEWR_OPEN);
+    if (w->patience)
+        deadline_arm(&w->give_up, w->patience);
+    if (w->held_at < w->held_n)
+        return;
+    free(w->held);
+    w->held = NULL;
+    w->state = w->full ? FILEWR_FULL : FILEWR_OPEN;
+    settle(w);
+}
+
+static void on_report(void *arg, unsigned event)
+{
+    struct filewr *w = arg;
+    (void)event;
+    take_reports(w);
+    if (w->closed || w->state == FILEWR_FAILED)
+        settle(w);
 }
 
 static void on_give_up(void *arg)
 {
     struct filewr *w = arg;
-    w->error = -ETIMEDOUT;
-    settle(w, FILEWR_FAILED);
+    refused(w, -ETIMEDOUT, w->written - (w->held ? w->held_n - w->held_at : 0));
+    settle(w);
 }
 
 static void finish_now(void *arg)
@@ -468,17 +587,22 @@ static void finish_now(void *arg)
     struct filewr *w = arg;
     reactor_slice_is(w->reactor, "end of a file");
     end(w);
-    w->opt.ready(w->opt.arg, w);
 }
 
-void filewr_finish(struct filewr *w, uint64_t timeout_ns)
+void filewr_hurry(struct filewr *w, uint64_t patience_ns)
+{
+    w->patience = patience_ns;
+    if (w->state == FILEWR_BUSY && !deadline_armed(&w->give_up))
+        deadline_arm(&w->give_up, patience_ns);
+}
+
+void filewr_finish(struct filewr *w, uint64_t patience_ns)
 {
     if (w->finishing)
         return;
+    filewr_hurry(w, patience_ns);
     w->finishing = true;
-    if (w->state == FILEWR_BUSY)
-        deadline_arm(&w->give_up, timeout_ns);
-    else
+    if (w->state != FILEWR_BUSY)
         reactor_defer(w->reactor, finish_now, w);
 }
 

@@ -4,9 +4,10 @@
 
 /*
  * The output file of a session: packets framed as a Trace message and written with one writev per
- * batch (service.md section 10). The target may be a regular file, a pipe or a socket that nobody
- * reads: it never blocks the loop, a signal never comes of it, and what the kernel does not take at
- * once is copied aside (one batch at most) and written when there is room again.
+ * batch (service.md section 10). The target may be a file on a disk that stalls, or a pipe or a
+ * socket that nobody reads: it never blocks the loop, a signal never comes of it, and what is not
+ * taken at once is copied aside (one batch at most) and written when there is room again. Files are
+ * written by a process of their own (svc/filejob.h), which gets the bytes through a pipe.
  *
  * Life: open -> (begin, put..., commit)* -> finish -> done. After full or failed, puts are refused.
  */
@@ -14,12 +15,12 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/uio.h>
 
 #include "svc/packet.h"
 
-struct reactor;
+struct filehost;
 struct filewr;
+struct reactor;
 
 enum filewr_state {
     FILEWR_OPEN, /* takes batches */
@@ -29,7 +30,10 @@ enum filewr_state {
 };
 
 struct filewr_options {
-    int fd;            /* own: passes to the file writer, also on failure */
+    int fd;                /* own: passes to the file writer, also on failure */
+    struct filehost *host; /* borrow: starts the process that writes a file */
+    int prefix; /* own: socket from which the file of another writer comes (filewr_share), to be
+                 * copied before anything else; -1: none. Then all targets get a process. */
     uint64_t max_size; /* bytes, framing included; 0: no limit (R168) */
     bool sync_each;    /* fdatasync after each drain (R167) */
     /* Called from the loop, never from inside a call below: a BUSY writer takes batches again, or
@@ -46,14 +50,28 @@ void filewr_free(struct filewr *w);
 
 enum filewr_state filewr_state(const struct filewr *w);
 
-/* What made it FAILED: -errno, or -ETIMEDOUT when the target took nothing for too long. */
+/* What made it FAILED: -errno, or -ETIMEDOUT when the target took nothing for too long, or -EPIPE
+ * when whoever reads or writes it is gone. */
 int filewr_error(const struct filewr *w);
 
-/* The descriptor, for copying what is in the file already (R211). -1 once it is closed. */
-int filewr_fd(const struct filewr *w);
+/* The same in words. Static storage. */
+const char *filewr_why(const struct filewr *w);
 
-/* Bytes written or held so far. */
+/* Bytes written, held or under way so far; when it has FAILED, bytes that were written. */
 uint64_t filewr_written(const struct filewr *w);
+
+/* Those of them that are not in the file yet, as far as is known. */
+uint64_t filewr_backlog(const struct filewr *w);
+
+/* A process writes it: it is a file, or has a prefix. */
+bool filewr_on_disk(const struct filewr *w);
+
+/* After finish: all is with the process that writes it, which goes on if we are gone. */
+bool filewr_handed_on(const struct filewr *w);
+
+/* What was put so far is synced and goes, as a descriptor, to whoever reads from that socket
+ * (R211). Takes sock. 0 or -errno: the target is no file, or is being closed. */
+int filewr_share(struct filewr *w, int sock);
 
 /* Opens a batch. The sink takes packets whose pieces stay valid until filewr_commit: it keeps
  * pointers, not copies. put answers ERR_QUOTA (positive) when the packet would reach max_size; the
@@ -67,26 +85,15 @@ int filewr_commit(struct filewr *w);
 /* The end of one drain: syncs if asked for. */
 void filewr_drained(struct filewr *w);
 
-/* No more batches: syncs and closes as soon as nothing is held, then `ready` is called (not from
- * inside this call). A target that takes nothing for timeout_ns is given up. */
-void filewr_finish(struct filewr *w, uint64_t timeout_ns);
+/* From now on a target that takes nothing for patience_ns is given up: FAILED. */
+void filewr_hurry(struct filewr *w, uint64_t patience_ns);
+
+/* No more batches: syncs and closes as soon as all is written, then `ready` is called (not from
+ * inside this call). patience_ns as for filewr_hurry. */
+void filewr_finish(struct filewr *w, uint64_t patience_ns);
 
 /* True once finish has closed the descriptor. */
 bool filewr_done(const struct filewr *w);
-
-/* ---- what the copy of a clone's file uses, too ---- */
-
-/* Kinds of descriptors that somebody else chose, by how they are written without waiting. */
-enum filewr_target { FILEWR_FILE, FILEWR_STREAM, FILEWR_SOCKET };
-
-/* What *fd is. A pipe or a terminal is replaced by a second opening that does not block, where that
- * is allowed. 0, or -errno with *fd as it was: then it cannot be written to without waiting for its
- * reader. */
-int filewr_inspect(int *fd, enum filewr_target *target);
-
-/* Writes some of the n pieces (at least 1). Bytes taken; -EAGAIN when it takes nothing now; -errno.
- * Never a signal. */
-ssize_t filewr_write(int fd, enum filewr_target target, struct iovec *iov, size_t n);
 
 /* Creates the file for TraceConfig.output_path (R161): new, mode 0644. Returns the descriptor
  * (caller owns) or -errno with one line in why. */

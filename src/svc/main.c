@@ -22,11 +22,13 @@
 #include "reactor/alloc.h"
 #include "reactor/chrono.h"
 #include "reactor/defaults.h"
+#include "reactor/err.h"
 #include "reactor/log.h"
 #include "reactor/sig.h"
 #include "reactor/str.h"
 #include "svc/consport.h"
 #include "svc/daemonopt.h"
+#include "svc/filehost.h"
 #include "svc/portlib.h"
 #include "svc/prodport.h"
 #include "svc/relayport.h"
@@ -354,13 +356,20 @@ static struct rpc_host *make_host(struct daemon *d, const char *label, uint64_t 
 
 static int start(struct daemon *d)
 {
+    struct filehost *files = filehost_new();
     const struct reactor_opts reactor_opts = {.table = msg_table};
     const struct service_options service_opts = {
-        .version = VERSION_TEXT, .machine_name = sockname_machine(), .limits = d->opt.limits};
+        .version = VERSION_TEXT,
+        .machine_name = sockname_machine(),
+        .limits = d->opt.limits,
+        .files = files,
+    };
     char err[SOCKNAME_ERR_MAX];
+    int rc;
     d->reactor = reactor_new(&reactor_opts);
     if (!d->reactor) {
         log_error("cannot make the event loop: %s", strerror(errno));
+        filehost_free(files);
         return -1;
     }
     if (service_new(d->reactor, &service_opts, &d->svc))
@@ -372,6 +381,9 @@ static int start(struct daemon *d)
         consport_new(d->reactor, d->svc, d->consumers, &d->consport) || catch_signals(d) ||
         open_sockets(d) || check_relays(d) || (d->opt.permissions && set_permissions(d)))
         return -1;
+    rc = filehost_start(files); /* while we are small */
+    if (rc)
+        log_warn("the process that writes files cannot be started yet: %s", err_text(rc));
     upkeep_init(&d->upkeep, d->reactor, d->svc, d->producers, d->consumers, d->opt.idle_ns);
     if (activate_ready("TRACED_NOTIFY_FD", err, sizeof(err)) < 0) {
         log_error("%s", err);

@@ -20,6 +20,7 @@
 #include "svc/consumer.h"
 #include "svc/drain.h"
 #include "svc/producer.h"
+#include "svc/filehost.h"
 #include "svc/filewr.h"
 #include "svc/service_int.h"
 #include "svc/session_int.h"
@@ -29,14 +30,16 @@
 
 #define SLICES_REPORTED 16 /* who ran the longest */
 
-/* How long service_free lets files take what is left. */
-#define FAREWELL_NS (3 * CHRONO_SEC)
+/* How long service_end lets files take what is left: so long without a byte, and in all. */
+#define FAREWELL_NS     (3 * CHRONO_SEC)
+#define FAREWELL_MAX_NS (20 * CHRONO_SEC)
 
 int service_new(struct reactor *r, const struct service_options *opt, struct service **out)
 {
     struct service *svc = alloc_new(struct service);
     svc->reactor = r;
     svc->book = charge_book_new(opt->limits);
+    svc->files = opt->files ? opt->files : filehost_new();
     svc->version = alloc_strdup(opt->version);
     svc->machine_name = alloc_strdup(opt->machine_name);
     svc->uid = geteuid();
@@ -59,15 +62,32 @@ int service_new(struct reactor *r, const struct service_options *opt, struct ser
     return 0;
 }
 
+/* Changes as long as some file takes something. */
+static uint64_t files_taken(const struct service *svc)
+{
+    uint64_t n = 0;
+    list_for_each (it, &svc->leaving) {
+        const struct session *s = list_entry(it, struct session, node);
+        if (s->file)
+            n += filewr_written(s->file) - filewr_backlog(s->file) + 1;
+    }
+    return n;
+}
+
 /* Lets actors die and files finish, for a bounded time. */
 static void let_go(struct service *svc)
 {
-    uint64_t end = chrono_mono_ns() + FAREWELL_NS;
+    uint64_t now = chrono_mono_ns(), last = now + FAREWELL_MAX_NS, end = now + FAREWELL_NS;
+    uint64_t taken = files_taken(svc);
     unsigned ticks = 0; /* a virtual clock may stand still */
     do {
         if (reactor_tick(svc->reactor, list_empty(&svc->leaving) ? 0 : 10 * CHRONO_MS) < 0)
             return;
-    } while (!list_empty(&svc->leaving) && chrono_mono_ns() < end && ++ticks < 10000);
+        now = chrono_mono_ns();
+        if (files_taken(svc) != taken)
+            end = now + FAREWELL_NS;
+        taken = files_taken(svc);
+    } while (!list_empty(&svc->leaving) && now < end && now < last && ++ticks < 10000);
 }
 
 void service_end(struct service *svc)
@@ -80,8 +100,12 @@ void service_end(struct service *svc)
     let_go(svc);
     list_for_each_safe (it, tmp, &svc->leaving) {
         struct session *s = list_entry(it, struct session, node);
-        log_warn("session %" PRIu64 ": its file did not take all data in time; the rest is lost",
-                 s->id);
+        if (s->file && filewr_handed_on(s->file))
+            log_info("session %" PRIu64 ": its file is still being written", s->id);
+        else
+            log_warn("session %" PRIu64
+                     ": its file did not take all data in time; the rest is lost",
+                     s->id);
         session_destroy(s);
     }
 }
@@ -106,6 +130,7 @@ void service_free(struct service *svc)
     idmap_fini(&svc->buffers);
     idmap_fini(&svc->instances);
     charge_book_free(svc->book);
+    filehost_free(svc->files);
     free(svc->version);
     free(svc->machine_name);
     free(svc);
@@ -212,8 +237,11 @@ static void report_session(FILE *out, const struct session *s)
             s->id, session_state_name(s->state), (unsigned)s->uid, s->nbuffers, s->ninstances,
             s->nflushes);
     if (s->file)
-        fprintf(out, "  file: %" PRIu64 " bytes%s\n", filewr_written(s->file),
-                filewr_state(s->file) == FILEWR_BUSY ? ", waits for its reader" : "");
+        fprintf(out, "  file: %" PRIu64 " bytes, %" PRIu64 " on their way%s\n",
+                filewr_written(s->file), filewr_backlog(s->file),
+                filewr_state(s->file) != FILEWR_BUSY ? ""
+                : filewr_on_disk(s->file)            ? ", waits for its disk"
+                                                     : ", waits for its reader");
     if (s->error)
         fprintf(out, "  error: %s\n", s->error);
     for (size_t i = 0; i < s->nbuffers; i++) {

@@ -21,6 +21,7 @@
 #include "svc/messages.h"
 #include "svc/packet.h"
 
+struct filehost;
 struct service;
 
 /* An extension descriptor given at the start (R120). */
@@ -38,6 +39,8 @@ struct service_options {
     const struct service_descriptor *descriptors; /* borrow */
     size_t ndescriptors;
     bool scrape_by_default; /* for producers that do not say (R46); the daemon says false */
+    struct filehost *files; /* own, also on failure: starts the processes that write files. NULL:
+                             * one of its own, which forks when the first file comes */
 };
 
 /* *out: own, service_free. The reactor must have been made with msg_table. 0 or -errno. */

@@ -20,6 +20,7 @@
 #include "svc/service.h"
 
 struct consumer;
+struct filehost;
 struct producer;
 struct session;
 
@@ -66,6 +67,7 @@ struct service_relay {
 struct service {
     struct reactor *reactor;                      /* borrow */
     struct charge_book *book;                     /* own */
+    struct filehost *files;                       /* own: starts who writes files */
     char *version;                                /* own */
     char *machine_name;                           /* own */
     uid_t uid;                                    /* our effective uid */

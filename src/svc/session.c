@@ -23,7 +23,6 @@
 #include "reactor/err.h"
 #include "reactor/log.h"
 #include "svc/consumer.h"
-#include "svc/filecopy.h"
 #include "svc/producer.h"
 #include "svc/service_int.h"
 #include "svc/session_int.h"
@@ -179,8 +178,6 @@ void session_destroy(struct session *s)
     session_flush_abort_all(s);
     session_clone_abort_all(s);
     session_clone_cancel(s);
-    filecopy_cancel(s->copy);
-    s->copy = NULL;
     free_instances(s);
     session_file_free(s);
     session_release_buffers(s);

@@ -14,7 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "protos/fieldnum.h"
@@ -22,7 +22,6 @@
 #include "reactor/chrono.h"
 #include "reactor/err.h"
 #include "svc/consumer.h"
-#include "svc/filecopy.h"
 #include "svc/service_int.h"
 #include "svc/session_int.h"
 #include "svc/tbuf_vm.h"
@@ -30,7 +29,6 @@
 #define BUGREPORT_ID          UINT64_MAX
 #define FLAGS_CLONE           0x13 /* R213 */
 #define FLAGS_CLONE_BUGREPORT 0x113
-#define COPY_PATIENCE         (5 * CHRONO_SEC)
 #define COPY_STEP             (128u << 10) /* bytes of a buffer between two looks at the clock */
 #define COPY_AT_ONCE          (256u << 10) /* bytes copied before the first slice (R214) */
 
@@ -59,8 +57,7 @@ struct session_clone {
     struct tbuf_clone **copies;      /* own: of `buffers`; NULL: nothing to copy, or all copied */
     uint64_t *captured_ns;           /* own: when, boot clock */
     size_t nbuffers;
-    int source_fd; /* own: the source's file at the capture; -1: none */
-    uint64_t source_size;
+    int prefix; /* own: where the source's file comes from (filewr_share, R211); -1: it has none */
 };
 
 /* ---- answers ---- */
@@ -112,8 +109,8 @@ static void give_up(struct session_clone *k, const char *error)
     }
     if (k->fd >= 0)
         close(k->fd);
-    if (k->source_fd >= 0)
-        close(k->source_fd);
+    if (k->prefix >= 0)
+        close(k->prefix);
     trigger_free(k->trigger);
     if (k->source)
         free(k->buffers);
@@ -266,61 +263,52 @@ static int make_session(struct session_clone *k, struct consumer *c, struct sess
 
 /* ---- into a file (R211, R221) ---- */
 
-/* The source's part is there; now the clone's own. */
-static void on_copied(void *arg, int err, int out)
+/* What the source's file holds at the capture: what comes later was captured with the buffers. The
+ * process that writes it hands it on, when it is that far, to the one that writes the clone's. */
+static int capture_file(struct session_clone *k)
 {
-    struct session *s = arg;
+    int ends[2];
+    struct filewr *file = k->source->file;
+    if (k->fd < 0 || !session_file_is_open(k->source))
+        return 0;
+    if (!filewr_on_disk(file))
+        return -ESPIPE; /* what was drained into a pipe cannot be had again */
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+        return -errno;
+    k->prefix = ends[0];
+    return filewr_share(file, ends[1]);
+}
+
+static void refuse_file(struct session *s, const char *why)
+{
     struct consumer *c = service_consumer_of(s->svc, s->consumer);
-    if (!err)
-        err = session_file_adopt(s, out);
-    else
-        close(out);
+    char text[160];
+    snprintf(text, sizeof(text), "the file of the session could not be copied: %s", why);
+    if (c)
+        answer(c, c->clone_cookie, text, NULL);
+    session_free(s, NULL);
+}
+
+static void start_file(struct session *s, struct session_clone *k)
+{
+    int out = k->fd, prefix = k->prefix;
+    k->fd = -1;
+    k->prefix = -1;
+    int err = session_file_adopt(s, out, prefix);
     if (err) {
-        char text[128];
-        snprintf(text, sizeof(text), "the file of the session could not be copied: %s",
-                 err_text(err));
-        if (c)
-            answer(c, c->clone_cookie, text, NULL);
-        session_free(s, NULL);
+        refuse_file(s, err_text(err));
         return;
     }
     s->clone_had_file = true;
     session_file_finish(s);
 }
 
-/* What the source's file holds at the capture: what comes later was captured with the buffers. */
-static int capture_file(struct session_clone *k)
-{
-    struct stat st;
-    if (k->fd < 0 || !k->source->file)
-        return 0;
-    k->source_fd = fcntl(filewr_fd(k->source->file), F_DUPFD_CLOEXEC, 0);
-    if (k->source_fd < 0 || fstat(k->source_fd, &st) != 0)
-        return -errno;
-    if (!S_ISREG(st.st_mode)) /* what was drained into a pipe cannot be had again */
-        return -ESPIPE;
-    k->source_size = (uint64_t)st.st_size;
-    return 0;
-}
-
-static void start_file(struct session *s, struct session_clone *k)
-{
-    int out = k->fd;
-    k->fd = -1;
-    int err = filecopy_start(s->svc->reactor, k->source_fd, out, k->source_size, COPY_PATIENCE,
-                             on_copied, s, &s->copy);
-    if (err) {
-        struct consumer *c = service_consumer_of(s->svc, s->consumer);
-        if (c)
-            answer(c, c->clone_cookie, "the file of the session cannot be copied", NULL);
-        session_free(s, NULL);
-    }
-}
-
-void session_clone_file_done(struct session *s)
+void session_clone_file_done(struct session *s, const char *why)
 {
     struct consumer *c = service_consumer_of(s->svc, s->consumer);
-    if (c)
+    if (why)
+        refuse_file(s, why);
+    else if (c)
         answer(c, c->clone_cookie, NULL, s);
 }
 
@@ -362,7 +350,7 @@ static void complete(struct session *s)
         session_free(s, NULL);
         return;
     }
-    if (k->source_fd >= 0)
+    if (k->prefix >= 0)
         start_file(s, k);
     else
         answer(c, k->cookie, NULL, s);
@@ -517,7 +505,7 @@ static struct session *select_source(struct consumer *c, const struct request *r
                                              : "Tracing session not found";
     else if (c->uid != 0 && c->uid != s->uid)
         *why = "Not allowed to clone a session from another UID";
-    else if (s->file && fd < 0)
+    else if (session_file_is_open(s) && fd < 0)
         *why = "the session writes into a file; a file descriptor must come with the request";
     else
         return s;
@@ -571,7 +559,7 @@ void session_clone_request(struct consumer *c, struct bytes_view request, int fd
     struct request r = {0};
     const char *why = "the request does not parse";
     struct session *s = parse(request, &r) ? NULL : select_source(c, &r, fd, &why);
-    if (fd >= 0 && (!s || !s->file)) { /* R211: not used then */
+    if (fd >= 0 && (!s || !session_file_is_open(s))) { /* R211: not used then */
         close(fd);
         fd = -1;
     }
@@ -595,7 +583,7 @@ void session_clone_request(struct consumer *c, struct bytes_view request, int fd
         .skip_filter = r.skip_filter || r.session_id == BUGREPORT_ID,
         .flushed_ok = true,
         .groups_left = 2,
-        .source_fd = -1,
+        .prefix = -1,
         .trigger = make_trigger(&r),
         .nbuffers = s->nbuffers,
     };

@@ -20,9 +20,13 @@
 #include "svc/service_int.h"
 #include "svc/session_int.h"
 
-#define FILE_BATCH      1048576          /* bytes, R165 */
-#define FLAGS_PERIODIC  0x11             /* R164 */
-#define FINISH_PATIENCE (5 * CHRONO_SEC) /* for a pipe that nobody reads */
+#define FILE_BATCH     1048576 /* bytes, R165 */
+#define FLAGS_PERIODIC 0x11    /* R164 */
+
+/* How long a target may stand still when all are waiting for its end: a pipe that nobody reads, and
+ * a disk, which is slow but comes back. Nobody else waits for either. */
+#define PIPE_PATIENCE (5 * CHRONO_SEC)
+#define DISK_PATIENCE (60 * CHRONO_SEC)
 
 enum { MODE_DISABLED = 2, MODE_ENABLED = 3 }; /* TraceConfig.WriteFlushMode */
 
@@ -52,13 +56,37 @@ uint32_t session_file_flush_period(const struct session *s)
 
 /* ---- the end of a file ---- */
 
+static uint64_t patience(const struct session *s)
+{
+    return filewr_on_disk(s->file) ? DISK_PATIENCE : PIPE_PATIENCE;
+}
+
+/* R169: its consumer is told at the end. */
+static void note_failure(struct session *s)
+{
+    char why[200];
+    if (filewr_state(s->file) != FILEWR_FAILED || s->file_failed)
+        return;
+    s->file_failed = true;
+    snprintf(why, sizeof(why),
+             "writing into the output file failed after %" PRIu64
+             " bytes: %s; what was written stays readable",
+             filewr_written(s->file), filewr_why(s->file));
+    log_warn("session %" PRIu64 " ends: %s", s->id, why);
+    session_set_error(s, why);
+}
+
 static void close_file(struct session *s)
 {
+    bool clone = s->state == SESSION_CLONED;
+    const char *why = filewr_state(s->file) == FILEWR_FAILED ? filewr_why(s->file) : NULL;
+    if (!clone)
+        note_failure(s);
     filewr_free(s->file);
     s->file = NULL;
     s->draining = false;
-    if (s->state == SESSION_CLONED)
-        session_clone_file_done(s);
+    if (clone)
+        session_clone_file_done(s, why);
     else if (s->file_final)
         session_stopped(s);
 }
@@ -70,24 +98,17 @@ static void end_file(struct session *s)
         return;
     s->file_over = true;
     s->draining = false;
-    filewr_finish(s->file, FINISH_PATIENCE);
+    filewr_finish(s->file, patience(s));
 }
 
 /* The file is full or broken (R168, R169). */
 static void end_early(struct session *s)
 {
-    if (filewr_state(s->file) == FILEWR_FAILED) {
-        char why[160];
-        snprintf(why, sizeof(why),
-                 "writing into the output file failed after %" PRIu64
-                 " bytes: %s; what was written stays readable",
-                 filewr_written(s->file), err_text(filewr_error(s->file)));
-        log_warn("session %" PRIu64 " ends: %s", s->id, why);
-        session_set_error(s, why);
-    } else {
+    if (filewr_state(s->file) == FILEWR_FULL)
         log_info("session %" PRIu64 ": its file has reached max_file_size_bytes; the session ends",
                  s->id);
-    }
+    else if (s->state != SESSION_CLONED)
+        note_failure(s);
     end_file(s);
     if (!session_running(s))
         return;
@@ -102,6 +123,8 @@ static void on_ready(void *arg, struct filewr *w)
     struct session *s = arg;
     if (filewr_done(w))
         close_file(s);
+    else if (filewr_state(w) == FILEWR_FAILED && !s->file_over)
+        end_early(s);
     else if (s->draining)
         task_wake(&s->drain);
 }
@@ -216,6 +239,8 @@ int session_file_open(struct session *s, int fd, char *why, size_t whylen)
         .fd = target(s, fd, why, whylen),
         .max_size = s->cfg->max_file_size_bytes,
         .sync_each = s->cfg->fflush_post_write == 2,
+        .host = s->svc->files,
+        .prefix = -1,
         .ready = on_ready,
         .arg = s,
     };
@@ -227,9 +252,10 @@ int session_file_open(struct session *s, int fd, char *why, size_t whylen)
     return err;
 }
 
-int session_file_adopt(struct session *s, int fd)
+int session_file_adopt(struct session *s, int fd, int prefix)
 {
-    const struct filewr_options opt = {.fd = fd, .ready = on_ready, .arg = s};
+    const struct filewr_options opt = {
+        .fd = fd, .host = s->svc->files, .prefix = prefix, .ready = on_ready, .arg = s};
     return filewr_new(s->svc->reactor, &opt, &s->file);
 }
 
@@ -243,8 +269,10 @@ void session_file_finish(struct session *s)
     s->emit_stats = true;
     s->file_final = true;
     deadline_cancel(&s->drain_timer);
-    if (!s->file_over)
-        begin(s);
+    if (s->file_over)
+        return;
+    filewr_hurry(s->file, patience(s));
+    begin(s);
 }
 
 void session_file_free(struct session *s)

@@ -117,8 +117,14 @@ void session_large_drop(struct session *s);
 /* ---- session_file ---- */
 void session_file_init(struct session *s);
 int session_file_open(struct session *s, int fd, char *why, size_t whylen);
-/* A clone writes into fd, which is taken (R221). */
-int session_file_adopt(struct session *s, int fd);
+/* A clone writes into fd, after what comes from prefix (see filewr_share; -1: nothing). Both are
+ * taken (R221). */
+int session_file_adopt(struct session *s, int fd, int prefix);
+/* It has one, and it is not being closed. */
+static inline bool session_file_is_open(const struct session *s)
+{
+    return s->file && !s->file_over;
+}
 void session_file_start(struct session *s); /* R21.6 */
 bool session_file_flushes_before(const struct session *s);
 uint32_t session_file_flush_period(const struct session *s);
@@ -137,7 +143,7 @@ void session_trigger_forget(struct service *svc); /* frees the history of activa
 void session_clone_abort_all(struct session *s);
 void session_clone_init(struct session *s);
 void session_clone_cancel(struct session *s); /* the clone goes before it was complete */
-/* The file of a clone is complete. */
-void session_clone_file_done(struct session *s);
+/* The file of a clone is complete, or why says why not; that may free the clone. */
+void session_clone_file_done(struct session *s, const char *why);
 
 #endif

@@ -26,8 +26,6 @@
 #include "svc/tbuf_read.h"
 #include "svc/tracecfg.h"
 
-struct filecopy;
-
 /* One entry of TraceConfig.buffers. */
 struct session_buffer {
     struct session *session; /* borrow */
@@ -175,9 +173,10 @@ struct session {
     struct filewr *file; /* own; NULL: does not write into a file, or no longer */
     struct task drain;
     struct deadline drain_timer;
-    bool draining;   /* a drain is going on */
-    bool file_final; /* the last drain was asked for: session_stopped follows */
-    bool file_over;  /* nothing more is written, the file is being closed */
+    bool draining;    /* a drain is going on */
+    bool file_final;  /* the last drain was asked for: session_stopped follows */
+    bool file_over;   /* nothing more is written, the file is being closed */
+    bool file_failed; /* and `error` says so */
 
     /* svc/session_trigger */
     struct list triggers; /* struct session_trigger, in order of arrival */
@@ -193,8 +192,7 @@ struct session {
     struct task copying;                   /* copies its buffers */
     struct session_trigger *clone_trigger; /* own: for clone_snapshot_trigger (R220) */
     bool clone_trigger_done;
-    struct filecopy *copy; /* own; NULL: none was made (R211) */
-    bool clone_had_file;   /* its data went into a file, too (R221) */
+    bool clone_had_file; /* its data went into a file, too (R221) */
 
     struct prioboost boost; /* priority of our thread (R254) */
 };

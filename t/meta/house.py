@@ -174,8 +174,8 @@ def _():
     none_of(bad)
 
 
-# A child between fork and exec can only _exit.
-FORKS = {"src/ipc/activate_start.c"}
+# A forked child can only _exit.
+FORKS = {"src/ipc/activate_start.c", "src/svc/filejob.c"}
 
 
 @tap.case("no abort, assert or exit in what reads peers' bytes")

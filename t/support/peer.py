@@ -430,6 +430,18 @@ class World:
         with open(f"/proc/{self.traced.pid}/maps", encoding="ascii") as f:
             return 0 if "libasan" in f.read() else self.memory_kb() - before
 
+    def file_host(self):
+        """The process that starts those which write files."""
+        children = lambda: stack.children_of(self.traced.pid)
+        stack.until("the host of files", lambda: [stack.name_of(pid) for pid in children()] == ["traced-files"])
+        return children()[0]
+
+    def file_writers(self, n=1):
+        """Those which write files; waits until there are n."""
+        host = self.file_host()
+        self.until(f"{n} processes that write files", lambda: len(stack.children_of(host)) == n)
+        return stack.children_of(host)
+
     def report(self):
         """Lines of the service's report (SIGUSR1), without the prefix."""
         before = len(self.stack.log_of(self.traced))

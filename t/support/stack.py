@@ -37,6 +37,29 @@ def until(what, probe, seconds=PATIENCE):
         time.sleep(0.01)
 
 
+def children_of(pid):
+    """The processes whose parent it is, oldest first; [] when it has gone."""
+    out = []
+    for name in sorted((n for n in os.listdir("/proc") if n.isdigit()), key=int):
+        try:
+            with open(f"/proc/{name}/stat", "rb") as f:
+                state, parent = f.read().rpartition(b")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == pid and state != b"Z":
+            out.append(int(name))
+    return out
+
+
+def name_of(pid):
+    """The name of a process; None when it has gone."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="ascii") as f:
+            return f.read().strip()
+    except OSError:
+        return None
+
+
 def need_other_user(program):
     """Skips where a program cannot be run as another user (uid 65534)."""
     if os.geteuid() != 0:

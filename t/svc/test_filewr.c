@@ -16,10 +16,11 @@
 #include "reactor/chrono.h"
 #include "reactor/err.h"
 #include "reactor/reactor.h"
-#include "svc/filecopy.h"
+#include "svc/filehost.h"
 #include "svc/filewr.h"
 
 static struct reactor *r;
+static struct filehost *host;
 static struct filewr *w;
 static int ready_calls;
 static char dir[] = "/tmp/filewr.XXXXXX";
@@ -35,6 +36,7 @@ static void on_ready(void *arg, struct filewr *who)
 static void setup(void)
 {
     r = reactor_new(NULL);
+    host = filehost_new();
     cr_assert_not_null(mkdtemp(dir));
     snprintf(path, sizeof(path), "%s/out", dir);
 }
@@ -43,6 +45,7 @@ static void teardown(void)
 {
     filewr_free(w);
     reactor_free(r);
+    filehost_free(host);
     unlink(path);
     rmdir(dir);
 }
@@ -51,9 +54,26 @@ TestSuite(filewr, .init = setup, .fini = teardown);
 
 static void start(int fd, uint64_t max_size)
 {
-    struct filewr_options opt = {
-        .fd = fd, .max_size = max_size, .sync_each = true, .ready = on_ready};
+    struct filewr_options opt = {.fd = fd,
+                                 .host = host,
+                                 .prefix = -1,
+                                 .max_size = max_size,
+                                 .sync_each = true,
+                                 .ready = on_ready};
     cr_assert_eq(filewr_new(r, &opt, &w), 0);
+}
+
+/* Lets the loop go on until `ready` was called, or nothing is on its way any more. */
+static void await_ready(void)
+{
+    for (int i = 0; ready_calls == 0 && i < 3000; i++)
+        reactor_tick(r, 10 * CHRONO_MS);
+}
+
+static void await_written(void)
+{
+    for (int i = 0; filewr_backlog(w) > 0 && i < 3000; i++)
+        reactor_tick(r, 10 * CHRONO_MS);
 }
 
 static int create_path(void)
@@ -89,12 +109,13 @@ static size_t read_file(uint8_t *buf, size_t max)
 
 static void finish(void)
 {
-    filewr_finish(w, CHRONO_SEC);
+    ready_calls = 0;
+    filewr_finish(w, 30 * CHRONO_SEC);
     cr_expect_eq(ready_calls, 0, "never from inside the call");
-    reactor_settle(r);
+    await_ready();
     cr_expect_eq(ready_calls, 1);
     cr_expect(filewr_done(w));
-    cr_expect_eq(filewr_fd(w), -1);
+    cr_expect_eq(filewr_backlog(w), 0);
 }
 
 Test(filewr, R162_packets_are_framed_as_a_trace)
@@ -263,11 +284,17 @@ Test(filewr, R168_a_packet_in_several_batches_is_refused_as_a_whole)
 Test(filewr, a_disk_that_fills_up_within_a_packet_of_several_batches)
 {
     struct rlimit limit = {500, 500};
-    start(create_path(), 0);
     cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    start(create_path(), 0);
     cr_expect_eq(put_piece('a', 50, false, 0), 0);
     cr_expect_eq(put_piece('b', 300, false, 700), 0);
-    cr_expect_eq(put_piece('c', 350, true, 350), -EFBIG);
+    await_written();
+    cr_expect_eq(filewr_state(w), FILEWR_OPEN);
+    cr_expect_eq(put_piece('c', 350, true, 350), 0);
+    await_ready();
+    cr_expect_eq(filewr_state(w), FILEWR_FAILED);
+    cr_expect_eq(filewr_error(w), -EFBIG);
+    cr_expect_eq(put_piece('c', 350, true, 0), ERR_QUOTA);
     cr_expect_eq(filewr_written(w), 52);
     finish();
     uint8_t got[600];
@@ -276,15 +303,17 @@ Test(filewr, a_disk_that_fills_up_within_a_packet_of_several_batches)
 
 Test(filewr, a_disk_that_fills_up_leaves_whole_packets)
 {
-    signal(SIGXFSZ, SIG_IGN);
     struct rlimit limit = {1000, 1000};
-    start(create_path(), 0);
     cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    start(create_path(), 0);
     struct packet_sink *sink = filewr_begin(w);
     for (int i = 0; i < 5; i++)
         cr_expect_eq(put(sink, (char)('a' + i), 300), 0); /* 303 bytes each */
-    cr_expect_eq(filewr_commit(w), -EFBIG);
+    cr_expect_eq(filewr_commit(w), 0);
+    await_ready();
     cr_expect_eq(filewr_state(w), FILEWR_FAILED);
+    cr_expect_eq(filewr_error(w), -EFBIG);
+    cr_expect_str_eq(filewr_why(w), "File too large");
     cr_expect_eq(filewr_written(w), 909);
     finish();
     uint8_t got[2000];
@@ -324,8 +353,7 @@ static void slow_target(int ours, int theirs)
     cr_expect_eq(filewr_written(w), BATCH);
     cr_expect_eq(put(filewr_begin(w), 'y', 1), ERR_QUOTA, "no second batch is held");
     cr_expect_eq(read_all(theirs, BATCH), BATCH);
-    for (int i = 0; ready_calls == 0 && i < 1000; i++)
-        reactor_tick(r, CHRONO_MS);
+    await_ready();
     cr_expect_eq(ready_calls, 1);
     cr_expect_eq(filewr_state(w), FILEWR_OPEN);
     close(theirs);
@@ -382,50 +410,97 @@ Test(filewr, a_terminal_of_somebody_else_is_refused)
     filewr_free(w);
     w = NULL;
     become_somebody_else();
-    struct filewr_options opt = {.fd = slave, .ready = on_ready};
+    struct filewr_options opt = {.fd = slave, .prefix = -1, .ready = on_ready};
     cr_expect_eq(filewr_new(r, &opt, &w), -EACCES);
     close(master);
 }
 
-static int copied = 1;
-
-static void on_copied(void *arg, int err, int out)
+/* The copy of a clone's file goes where the consumer says, like the file itself. */
+static struct filewr *start_copy(struct filewr *source, int out)
 {
-    (void)arg;
-    copied = err;
+    int ends[2];
+    struct filewr *copy;
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+    cr_expect_eq(filewr_share(source, ends[1]), 0);
+    struct filewr_options opt = {.fd = out, .host = host, .prefix = ends[0], .ready = on_ready};
+    cr_assert_eq(filewr_new(r, &opt, &copy), 0);
+    cr_expect(filewr_on_disk(copy));
+    return copy;
+}
+
+static void put_block(char c, size_t n)
+{
+    cr_expect_eq(put(filewr_begin(w), c, n), 0);
+    cr_expect_eq(filewr_commit(w), 0);
+}
+
+Test(filewr, R211_a_copy_holds_what_was_put_before)
+{
+    char other[80];
+    snprintf(other, sizeof(other), "%s/copy", dir);
+    int out = open(other, O_RDWR | O_CREAT, 0600);
+    cr_assert_eq(write(out, "head", 4), 4);
+    start(create_path(), 0);
+    put_block('a', 900000);
+    struct filewr *source = w, *copy = start_copy(w, dup(out));
+    put_block('b', 100);
+    finish();
+    w = copy;
+    put_block('c', 3);
+    finish();
+    struct stat st;
+    fstat(out, &st);
+    cr_expect_eq(st.st_size, 4 + 900004 + 5);
+    char got[8] = "";
+    cr_expect_eq(pread(out, got, 8, 4 + 900004 - 3), 8);
+    cr_expect_arr_eq(got,
+                     "aaa\x0A\x03"
+                     "ccc",
+                     8);
+    filewr_free(source);
+    unlink(other);
     close(out);
 }
 
-/* The copy of a clone's file goes where the consumer says, like the file itself. */
-Test(filewr, a_copy_waits_for_its_reader_and_gets_no_signal)
+Test(filewr, R211_a_copy_waits_for_its_reader_and_gets_no_signal)
 {
     int fds[2];
-    struct filecopy *c = NULL;
     signal(SIGPIPE, SIG_DFL);
-    FILE *in = tmpfile();
-    static char data[300000];
-    cr_assert_eq(fwrite(data, 1, sizeof(data), in), sizeof(data));
-    fflush(in);
+    start(create_path(), 0);
+    put_block('a', 300000);
+    struct filewr *source = w;
     cr_assert_eq(pipe(fds), 0);
     fcntl(fds[0], F_SETFL, O_NONBLOCK);
-    cr_assert_eq(
-        filecopy_start(r, fileno(in), fds[1], sizeof(data), CHRONO_SEC, on_copied, NULL, &c), 0);
-    cr_expect_eq(read_all(fds[0], sizeof(data)), sizeof(data));
-    for (int i = 0; copied > 0 && i < 1000; i++)
-        reactor_tick(r, CHRONO_MS);
-    cr_expect_eq(copied, 0);
-    filecopy_cancel(c);
+    w = start_copy(source, fds[1]);
+    put_block('b', 10);
+    cr_expect_eq(read_all(fds[0], 300004 + 12), 300004 + 12);
+    finish();
+    filewr_free(w);
     close(fds[0]);
-    copied = 1;
+    ready_calls = 0;
     cr_assert_eq(pipe(fds), 0);
-    cr_assert_eq(
-        filecopy_start(r, fileno(in), fds[1], sizeof(data), CHRONO_SEC, on_copied, NULL, &c), 0);
+    w = start_copy(source, fds[1]);
     close(fds[0]);
-    for (int i = 0; copied > 0 && i < 1000; i++)
-        reactor_tick(r, CHRONO_MS);
-    cr_expect_eq(copied, -EPIPE);
-    filecopy_cancel(c);
-    fclose(in);
+    await_ready();
+    cr_expect_eq(filewr_error(w), -EPIPE);
+    filewr_free(w);
+    w = source;
+}
+
+Test(filewr, R211_a_copy_of_a_file_that_cannot_be_read)
+{
+    start(create_path(), 0);
+    put_block('a', 10);
+    filewr_free(w);
+    start(open(path, O_WRONLY), 0);
+    put_block('a', 10);
+    struct filewr *source = w;
+    int out = open("/tmp", O_TMPFILE | O_RDWR, 0600);
+    w = start_copy(source, out);
+    await_ready();
+    cr_expect_eq(filewr_error(w), -EBADF);
+    filewr_free(w);
+    w = source;
 }
 
 Test(filewr, R170_a_reader_that_goes_away_sends_no_signal)
@@ -453,8 +528,7 @@ Test(filewr, a_reader_that_goes_away_while_data_is_held)
     fill_batch(500000);
     cr_expect_eq(filewr_state(w), FILEWR_BUSY);
     close(fds[0]);
-    for (int i = 0; ready_calls == 0 && i < 1000; i++)
-        reactor_tick(r, CHRONO_MS);
+    await_ready();
     cr_expect_eq(ready_calls, 1);
     cr_expect_eq(filewr_state(w), FILEWR_FAILED);
 }
@@ -470,8 +544,7 @@ Test(filewr, finish_waits_for_what_is_held)
     reactor_settle(r);
     cr_expect_not(filewr_done(w));
     cr_expect_eq(read_all(fds[0], 300000), 300000);
-    for (int i = 0; ready_calls == 0 && i < 1000; i++)
-        reactor_tick(r, CHRONO_MS);
+    await_ready();
     cr_expect(filewr_done(w));
     uint8_t byte;
     cr_expect_eq(read(fds[0], &byte, 1), 0, "closed: the reader sees the end");
@@ -509,12 +582,11 @@ Test(filewr, may_be_freed_from_ready)
     int fds[2];
     cr_assert_eq(pipe(fds), 0);
     fcntl(fds[0], F_SETFL, O_NONBLOCK);
-    struct filewr_options opt = {.fd = fds[1], .ready = free_in_ready};
+    struct filewr_options opt = {.fd = fds[1], .prefix = -1, .ready = free_in_ready};
     cr_assert_eq(filewr_new(r, &opt, &w), 0);
     fill_batch(300000);
     read_all(fds[0], 300000);
-    for (int i = 0; ready_calls == 0 && i < 1000; i++)
-        reactor_tick(r, CHRONO_MS);
+    await_ready();
     cr_expect_eq(ready_calls, 1);
     close(fds[0]);
 }

@@ -18,6 +18,8 @@
 #include "reactor/log.h"
 #include "svc/dsconfig.h"
 #include "svc/packet.h"
+#include "svc/service_int.h"
+#include "svc/session_int.h"
 
 /* ---- world ---- */
 
@@ -58,14 +60,45 @@ struct world *world_new(void)
     return world_new_limited(NULL);
 }
 
+/* Files are written by processes, in real time: true while one has something to do. */
+static bool files_busy(const struct list *sessions, bool *any)
+{
+    list_for_each (it, sessions) {
+        const struct session *s = list_entry(it, struct session, node);
+        *any |= s->file != NULL;
+        if (s->file && filewr_on_disk(s->file) && (s->file_over || filewr_backlog(s->file)))
+            return true;
+    }
+    return false;
+}
+
+/* Returns whether there is a file at all. */
+static bool settle_files(struct world *w)
+{
+    bool any = false;
+    for (int i = 0; i < 1000; i++) {
+        if (!files_busy(&w->svc->sessions, &any) && !files_busy(&w->svc->leaving, &any))
+            break;
+        reactor_tick(w->reactor, 10 * CHRONO_MS);
+        reactor_settle(w->reactor);
+    }
+    return any;
+}
+
 void world_settle(struct world *w)
 {
     reactor_settle(w->reactor);
+    settle_files(w);
 }
 
 void world_advance_ms(struct world *w, uint64_t ms)
 {
-    reactor_advance(w->reactor, ms * CHRONO_MS);
+    /* No step is so long that it looks as if a disk stood still. */
+    for (uint64_t step; ms > 0; ms -= step) {
+        step = settle_files(w) && ms > 1000 ? 1000 : ms;
+        reactor_advance(w->reactor, step * CHRONO_MS);
+    }
+    settle_files(w);
 }
 
 const char *world_path(struct world *w, const char *name)

@@ -207,7 +207,7 @@ def _():
         path = w.stack.path("out")
         fd = os.open(path, os.O_RDWR | os.O_CREAT)
         limit = 1234567
-        resource.prlimit(w.traced.pid, resource.RLIMIT_FSIZE, (limit, limit))
+        resource.prlimit(w.file_host(), resource.RLIMIT_FSIZE, (limit, limit)) # inherited by who writes
         p, c = begin(w, 16 << 10, file_config(), [fd])
         spoil(p, 150)
         expect_failed(w, c, "File too large")
