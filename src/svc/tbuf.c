@@ -7,6 +7,9 @@
  * while they are hot; the copy runs ahead of the walk in pieces, and older records are evicted only
  * as far as a fragment that is known to be valid needs the room. So each byte of the producer is
  * read once, nothing is copied twice, and no more is evicted than if the length had been known.
+ * The copy begins before it is known what the chunk is, in room that is free anyway: with many
+ * writers the way to a sequence leads through two lines that no cache holds, and the copy goes on
+ * while they come.
  *
  * Everything else (scraped chunks, copies of a chunk that is known, ids out of order, the end of
  * the lap) goes through a private scratch copy, where all is known before anything is changed.
@@ -27,6 +30,7 @@
 
 #define ALIGN_SIZE 4096u
 #define PIECE      1024u /* bytes copied ahead of the walk */
+#define EARLY      1024u /* bytes copied while the hash is waited for, and again for the sequence */
 #define AHEAD      6144u
 #define LINE       64u
 
@@ -142,10 +146,10 @@ static void sample(struct tbuf *b, uint32_t slot, const struct copy *c)
  * the oldest record on. 0: no memory. */
 static uint32_t get_sequence(struct tbuf *b, const struct copy *c)
 {
-    uint32_t slot = tbuf_seq_get(&b->seqs, c->key, &c->in->client);
+    uint32_t slot = tbuf_seq_make(&b->seqs, c->key, &c->in->client);
     while (slot == 0 && b->policy == TBUF_RING && tbuf_seqtab_full(&b->seqs) &&
            tbuf_ring_evict_oldest(b))
-        slot = tbuf_seq_get(&b->seqs, c->key, &c->in->client);
+        slot = tbuf_seq_make(&b->seqs, c->key, &c->in->client);
     b->stats.sequences_forgotten = b->seqs.forgotten;
     return slot;
 }
@@ -261,6 +265,19 @@ static void run_unpeek(struct run *r, uint32_t next, uint32_t peeked)
     r->copied += n;
 }
 
+/* Copies up to `upto` into room that is cleared already, while the caller waits for the memory that
+ * tells what the chunk is. Nothing is looked at yet. */
+static void run_early(struct run *r, uint32_t upto)
+{
+    uint64_t room = tbuf_ring_room(r->b);
+    uint32_t n = room <= TBUF_REC_HDR ? 0 : run_room(r);
+    n = n < upto ? n : upto;
+    if (n < r->len)
+        n &= ~(LINE - 1);
+    if (n > r->copied)
+        run_copy(r, n);
+}
+
 /* Walks and copies; afterwards tok->bytes are in the ring and cleared. The body of the loop is
  * tbuf_tok_walk() with the copy woven in. */
 static void run_walk(struct run *r, uint32_t declared, struct tbuf_tok *tok)
@@ -295,37 +312,35 @@ static void run_walk(struct run *r, uint32_t declared, struct tbuf_tok *tok)
     *tok = t;
 }
 
-/* Bytes that were copied behind the record and belong to nobody become zero again if they lie
- * where nothing was ever written (R29). */
-static void clean_behind(struct tbuf *b, const struct run *r, uint32_t bytes)
+/* Bytes that were copied behind `bytes` of record and belong to nobody become zero again if they
+ * lie where nothing was ever written (R29). */
+static void clean_behind(struct tbuf *b, const struct run *r, uint64_t bytes)
 {
-    uint64_t from = b->wr + tbuf_rec_size(bytes);
+    uint64_t from = b->wr + bytes;
     uint64_t to = b->wr + TBUF_REC_HDR + r->copied;
     if (from < b->used)
         from = b->used;
-    if (from < to)
+    if (r->copied != 0 && from < to)
         memset(b->mem + from, 0, to - from);
 }
 
 /* A complete chunk, newer than all of its sequence, that fits before the end of the memory even
- * with its unused tail. */
-static enum tbuf_outcome copy_new(struct tbuf *b, struct copy *c, uint32_t slot)
+ * with its unused tail. The sequence is touched behind the copy, which hides the way to it. */
+static enum tbuf_outcome copy_new(struct run *r, struct copy *c, uint32_t slot)
 {
+    struct tbuf *b = r->b;
     struct tbuf_seq *s = tbuf_seq_at(&b->seqs, slot);
-    struct tbuf_ent e = {c->in->chunk_id, (uint32_t)(b->wr >> 4)};
-    tbuf_seq_warm_slot(&b->seqs, slot);
-    if (tbuf_seq_insert(&b->seqs, s, s->count, e) != 0)
+    if (tbuf_seq_reserve(&b->seqs, s) != 0) {
+        clean_behind(b, r, 0);
         return no_memory(b);
+    }
     tbuf_ring_wake(b, s);
     tbuf_ring_clear(b, TBUF_REC_HDR);
-    struct run r = {.b = b,
-                    .src = c->in->payload,
-                    .dst = b->mem + b->wr + TBUF_REC_HDR,
-                    .len = c->in->payload_size};
-    run_walk(&r, c->declared, &c->tok);
-    clean_behind(b, &r, c->tok.bytes);
+    run_walk(r, c->declared, &c->tok);
+    clean_behind(b, r, tbuf_rec_size(c->tok.bytes));
     count_tok(b, c, false);
     sample(b, slot, c);
+    tbuf_seq_append(&b->seqs, s, (struct tbuf_ent){c->in->chunk_id, (uint32_t)(b->wr >> 4)});
     struct tbuf_rec rec = {
         .id = c->in->chunk_id,
         .seq = slot,
@@ -602,14 +617,28 @@ enum tbuf_outcome tbuf_copy_chunk(struct tbuf *b, const struct tbuf_chunk_in *in
     apply_incomplete(&c);
     if (b->drained)
         tbuf_ring_restart(b);
+    tbuf_hash_warm(&b->seqs.hash, c.key);
+    bool usual = in->complete && tbuf_rec_size(in->payload_size) <= b->size - b->wr && !b->sealed;
+    struct run r = {.b = b,
+                    .src = in->payload,
+                    .dst = b->mem + b->wr + TBUF_REC_HDR,
+                    .len = usual ? in->payload_size : 0};
+    run_early(&r, EARLY);
     uint32_t slot = tbuf_seq_find(&b->seqs, c.key);
+    tbuf_seq_warm_slot(&b->seqs, slot);
+    run_early(&r, 2 * EARLY);
     tbuf_seq_keep(&b->seqs, slot);
-    if (!in->complete || tbuf_rec_size(in->payload_size) > b->size - b->wr || b->sealed ||
-        (slot != 0 && !is_newest(tbuf_seq_at(&b->seqs, slot), in->chunk_id)))
+    if (!usual || (slot != 0 && !is_newest(tbuf_seq_at(&b->seqs, slot), in->chunk_id))) {
+        clean_behind(b, &r, 0);
         return copy_unusual(b, &c, slot);
-    if (slot == 0 && (slot = get_sequence(b, &c)) == 0)
+    }
+    if (slot == 0)
+        slot = get_sequence(b, &c);
+    if (slot == 0) {
+        clean_behind(b, &r, 0);
         return no_memory(b);
-    return copy_new(b, &c, slot);
+    }
+    return copy_new(&r, &c, slot);
 }
 
 /* ---- patches ---- */
@@ -658,16 +687,16 @@ bool tbuf_next_writer(const struct tbuf *b, uint32_t *cursor, struct tbuf_writer
     while (*cursor < b->seqs.top) {
         uint32_t slot = ++*cursor;
         const struct tbuf_seq *s = tbuf_seq_at(&b->seqs, slot);
-        const struct tbuf_seq_info *info = &b->seqs.info[slot];
+        struct tbuf_seq_info *info = &b->seqs.info[slot];
         if (s->key == 0)
             continue;
         out->producer_id = (uint16_t)(s->key >> 16);
         out->writer_id = (uint16_t)s->key;
         out->client = info->client;
-        for (int i = 0; i < TBUF_HIST_BUCKETS; i++) {
+        for (uint32_t i = 0; i < TBUF_HIST_BUCKETS; i++) {
             bool any = (s->sampled & 1u << i) != 0;
-            out->counts[i] = any ? info->hist[i].count : 0;
-            out->sums[i] = any ? info->hist[i].sum : 0;
+            out->counts[i] = any ? tbuf_seq_bucket(info, i)->count : 0;
+            out->sums[i] = any ? tbuf_seq_bucket(info, i)->sum : 0;
         }
         return true;
     }

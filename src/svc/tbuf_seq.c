@@ -27,8 +27,6 @@ _Static_assert(sizeof(struct tbuf_seq) == 64, "one cache line");
 const uint32_t tbuf_hist_bounds[TBUF_HIST_BUCKETS - 1] = {8,    32,   128,  512,   1024,
                                                           2048, 4096, 8192, 12288, 16384};
 
-#define HASH_MIN 64u
-
 static uint32_t clamp(uint64_t v, uint32_t lo, uint32_t hi)
 {
     return v < lo ? lo : v > hi ? hi : (uint32_t)v;
@@ -72,7 +70,7 @@ void tbuf_seqtab_fini(struct tbuf_seqtab *t)
         if (t->slots[i].key != 0 && t->slots[i].log2cap > 1)
             free(t->slots[i].list.heap);
     }
-    free(t->hash);
+    tbuf_hash_fini(&t->hash);
     if (t->slots != NULL)
         munmap(t->slots, slots_bytes(t));
     if (t->info != NULL)
@@ -82,70 +80,8 @@ void tbuf_seqtab_fini(struct tbuf_seqtab *t)
 
 uint64_t tbuf_seqtab_memory(const struct tbuf_seqtab *t)
 {
-    uint64_t hash = t->hash == NULL ? 0 : ((uint64_t)t->hash_mask + 1) * sizeof(*t->hash);
-    return t->top * (uint64_t)(sizeof(struct tbuf_seq) + sizeof(struct tbuf_seq_info)) + hash +
-           t->heap_bytes;
-}
-
-/* ---- hash: open addressing, linear probing, at most half full ---- */
-
-static uint32_t hash_cell(const struct tbuf_seqtab *t, uint32_t key)
-{
-    return (uint32_t)((key * UINT64_C(0x9E3779B97F4A7C15)) >> 32) & t->hash_mask;
-}
-
-static void hash_put(struct tbuf_seqtab *t, uint32_t key, uint32_t slot)
-{
-    uint32_t c = hash_cell(t, key);
-    while (t->hash[c].slot != 0)
-        c = (c + 1) & t->hash_mask;
-    t->hash[c] = (struct tbuf_cell){key, slot};
-}
-
-static int hash_grow(struct tbuf_seqtab *t)
-{
-    struct tbuf_cell *old = t->hash;
-    uint32_t old_cells = old == NULL ? 0 : t->hash_mask + 1;
-    uint32_t cells = old == NULL ? HASH_MIN : old_cells * 2;
-    struct tbuf_cell *fresh = calloc(cells, sizeof(*fresh));
-    if (fresh == NULL)
-        return -ENOMEM;
-    t->hash = fresh;
-    t->hash_mask = cells - 1;
-    for (uint32_t i = 0; i < old_cells; i++) {
-        if (old[i].slot != 0)
-            hash_put(t, old[i].key, old[i].slot);
-    }
-    free(old);
-    return 0;
-}
-
-/* Takes a slot out and moves back those that were pushed behind it. */
-static void hash_remove(struct tbuf_seqtab *t, uint32_t slot)
-{
-    uint32_t c = hash_cell(t, t->slots[slot].key);
-    while (t->hash[c].slot != slot)
-        c = (c + 1) & t->hash_mask;
-    for (uint32_t n = (c + 1) & t->hash_mask; t->hash[n].slot != 0; n = (n + 1) & t->hash_mask) {
-        uint32_t home = hash_cell(t, t->hash[n].key);
-        if (((n - home) & t->hash_mask) >= ((n - c) & t->hash_mask)) {
-            t->hash[c] = t->hash[n];
-            c = n;
-        }
-    }
-    t->hash[c].slot = 0;
-    t->hashed--;
-}
-
-uint32_t tbuf_seq_find(struct tbuf_seqtab *t, uint32_t key)
-{
-    if (t->hash == NULL)
-        return 0;
-    for (uint32_t c = hash_cell(t, key); t->hash[c].slot != 0; c = (c + 1) & t->hash_mask) {
-        if (t->hash[c].key == key)
-            return t->hash[c].slot;
-    }
-    return 0;
+    return t->top * (uint64_t)(sizeof(struct tbuf_seq) + sizeof(struct tbuf_seq_info)) +
+           tbuf_hash_memory(&t->hash) + t->heap_bytes;
 }
 
 /* ---- the ring of empty sequences ---- */
@@ -176,51 +112,53 @@ static void empty_remove(struct tbuf_seqtab *t, struct tbuf_seq *s)
     t->empty--;
 }
 
-static void forget_oldest(struct tbuf_seqtab *t)
+/* Returns its slot, which is neither empty nor free now: the caller's. */
+static uint32_t forget_oldest(struct tbuf_seqtab *t)
 {
     uint32_t slot = t->oldest_empty;
     struct tbuf_seq *s = &t->slots[slot];
     /* When one has to go, so has the next one soon: ask for its lines. */
-    const struct tbuf_seq *next = &t->slots[s->empty.newer];
-    __builtin_prefetch(&t->hash[hash_cell(t, next->key)], 1);
+    uint32_t newer = s->empty.newer;
+    const struct tbuf_seq *next = &t->slots[newer];
+    tbuf_hash_warm(&t->hash, next->key);
     __builtin_prefetch(&t->slots[next->empty.newer], 1);
-    __builtin_prefetch(&t->info[s->empty.newer], 1);
-    __builtin_prefetch(&t->info[s->empty.newer].hist[3], 1);
+    __builtin_prefetch(&t->info[newer], 1);
     tbuf_seq_keep(t, slot);
     empty_remove(t, s);
     if ((s->state & TBUF_SEQ_CLOSED) == 0)
-        hash_remove(t, slot);
-    memset(s, 0, sizeof(*s));
-    s->head = t->free_head;
-    t->free_head = slot;
+        tbuf_hash_remove(&t->hash, s->key);
     t->forgotten++;
+    return slot;
 }
 
-uint32_t tbuf_seq_get(struct tbuf_seqtab *t, uint32_t key, const struct tbuf_client *client)
+/* A slot for a new sequence. Many may have become empty at once: two are forgotten for each new one
+ * until there are no longer too many, so that nobody waits for all of them. */
+static uint32_t take_slot(struct tbuf_seqtab *t)
 {
-    uint32_t slot = tbuf_seq_find(t, key);
-    if (slot != 0)
-        return slot;
-    if (tbuf_seqtab_full(t))
-        return 0;
-    while (t->empty >= t->max_empty)
-        forget_oldest(t);
-    if ((t->hash == NULL || t->hashed >= t->hash_mask / 2) && hash_grow(t) != 0)
-        return 0;
-    if (t->free_head != 0) {
-        slot = t->free_head;
-        tbuf_seq_keep(t, slot);
-        t->free_head = t->slots[slot].head;
-    } else {
-        slot = ++t->top;
+    if (t->empty > t->max_empty) {
+        uint32_t spare = forget_oldest(t);
+        t->slots[spare] = (struct tbuf_seq){.head = t->free_head};
+        t->free_head = spare;
     }
+    if (t->empty >= t->max_empty)
+        return forget_oldest(t);
+    uint32_t slot = t->free_head;
+    if (slot == 0)
+        return ++t->top;
+    tbuf_seq_keep(t, slot);
+    t->free_head = t->slots[slot].head;
+    return slot;
+}
+
+uint32_t tbuf_seq_make(struct tbuf_seqtab *t, uint32_t key, const struct tbuf_client *client)
+{
+    if (tbuf_seqtab_full(t) || tbuf_hash_reserve(&t->hash) != 0)
+        return 0;
+    uint32_t slot = take_slot(t);
     struct tbuf_seq *s = &t->slots[slot];
-    memset(s, 0, sizeof(*s));
-    s->key = key;
-    s->log2cap = 1;
+    *s = (struct tbuf_seq){.key = key, .log2cap = 1};
     t->info[slot].client = *client;
-    hash_put(t, key, slot);
-    t->hashed++;
+    tbuf_hash_put(&t->hash, key, slot);
     empty_add(t, s);
     return slot;
 }
@@ -232,8 +170,8 @@ void tbuf_seq_close_producer(struct tbuf_seqtab *t, uint16_t producer_id)
         if (s->key >> 16 != producer_id || s->key == 0 || (s->state & TBUF_SEQ_CLOSED) != 0)
             continue;
         tbuf_seq_keep(t, i);
-        if (t->hash != NULL)
-            hash_remove(t, i);
+        if (t->hash.buckets != NULL) /* a clone has none */
+            tbuf_hash_remove(&t->hash, s->key);
         s->state |= TBUF_SEQ_CLOSED;
         s->stalled = 0;
     }
@@ -325,6 +263,26 @@ static void put_ent(struct tbuf_seq *s, uint32_t pos, struct tbuf_ent e)
     *tbuf_seq_ent(s, pos) = e;
 }
 
+int tbuf_seq_reserve(struct tbuf_seqtab *t, struct tbuf_seq *s)
+{
+    if (s->count == 1u << s->log2cap && resize(t, s, (uint8_t)(s->log2cap + 1)) != 0)
+        return -ENOMEM;
+    __builtin_prefetch(tbuf_seq_ent(s, s->count), 1);
+    return 0;
+}
+
+void tbuf_seq_append(struct tbuf_seqtab *t, struct tbuf_seq *s, struct tbuf_ent e)
+{
+    if (s->count == 0) {
+        empty_remove(t, s);
+        t->live++;
+        s->ids.front = e.id;
+    }
+    s->ids.back = e.id;
+    *tbuf_seq_ent(s, s->count) = e;
+    s->count++;
+}
+
 int tbuf_seq_insert(struct tbuf_seqtab *t, struct tbuf_seq *s, uint32_t pos, struct tbuf_ent e)
 {
     if (s->count == 1u << s->log2cap && resize(t, s, (uint8_t)(s->log2cap + 1)) != 0)
@@ -357,17 +315,16 @@ void tbuf_seq_pop(struct tbuf_seqtab *t, struct tbuf_seq *s)
 
 void tbuf_seq_sample(struct tbuf_seqtab *t, uint32_t slot, uint32_t bytes)
 {
-    uint32_t b = 0;
-    while (b < TBUF_HIST_BUCKETS - 1 && bytes > tbuf_hist_bounds[b])
-        b++;
+    /* By the bits of the size less one; only 8,193 to 16,384 are two buckets. */
+    static const uint8_t of_bits[17] = {0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 10, 10};
+    uint32_t b = bytes < 2 ? 0 : of_bits[32 - __builtin_clz(bytes - 1)];
+    b += b == 8 && bytes > tbuf_hist_bounds[8];
     struct tbuf_seq *s = &t->slots[slot];
-    if ((s->sampled & 1u << b) == 0) {
-        s->sampled |= (uint16_t)(1u << b);
-        t->info[slot].hist[b].count = 0;
-        t->info[slot].hist[b].sum = 0;
-    }
-    t->info[slot].hist[b].count++;
-    t->info[slot].hist[b].sum += bytes;
+    struct tbuf_seq_bucket *h = tbuf_seq_bucket(&t->info[slot], b);
+    bool any = (s->sampled & 1u << b) != 0;
+    s->sampled |= (uint16_t)(1u << b);
+    h->count = (any ? h->count : 0) + 1;
+    h->sum = (any ? h->sum : 0) + bytes;
 }
 
 /* ---- copies in the making ---- */

@@ -4,7 +4,8 @@
  * wrote: an ordered list of its chunks that are in the ring, and what must be remembered of those
  * that are not any more.
  *
- * Slots are numbered from 1; 0 means none. A slot number stays valid until the next tbuf_seq_get().
+ * Slots are numbered from 1; 0 means none. A slot number stays valid until the next
+ * tbuf_seq_make().
  */
 #ifndef SVC_TBUF_SEQ_H
 #define SVC_TBUF_SEQ_H
@@ -14,6 +15,7 @@
 #include <stdint.h>
 
 #include "svc/tbuf.h"
+#include "svc/tbuf_hash.h"
 
 /* One chunk in the order list. `ref` is the record's offset in units of 16 bytes, or, when the top
  * bits are TBUF_TOMB, what is left of a chunk that was evicted while an older one is still stored:
@@ -83,27 +85,32 @@ struct tbuf_seq {
     } list;
 };
 
-/* Touched once per copy or per packet, kept away from the line above. */
-struct tbuf_seq_info {
-    struct tbuf_client client;
-    struct {
-        uint64_t count;
-        uint64_t sum;
-    } hist[TBUF_HIST_BUCKETS];
+struct tbuf_seq_bucket {
+    uint64_t count;
+    uint64_t sum;
 };
 
-struct tbuf_cell {
-    uint32_t key;
-    uint32_t slot; /* 0: free */
+/* Touched once per copy or per packet, kept away from the line above. Three lines, of which the
+ * first holds the buckets for chunks of 513 to 4,096 bytes too. */
+struct tbuf_seq_info {
+    struct tbuf_client client;
+    struct tbuf_seq_bucket hist[TBUF_HIST_BUCKETS]; /* turned by TBUF_SEQ_FIRST_BUCKET */
 };
+
+#define TBUF_SEQ_FIRST_BUCKET 4u
+
+static inline struct tbuf_seq_bucket *tbuf_seq_bucket(struct tbuf_seq_info *info, uint32_t i)
+{
+    i += i < TBUF_SEQ_FIRST_BUCKET ? TBUF_HIST_BUCKETS : 0;
+    return &info->hist[i - TBUF_SEQ_FIRST_BUCKET];
+}
 
 /* The order of the fields is by measurement: counters that are changed together do not stand side
  * by side, or the compiler reads two of them at once and waits for the two stores before it. */
 struct tbuf_seqtab {
     struct tbuf_seq *slots;     /* own, mapped: `max` + 1 of them, pages come as they are used */
     struct tbuf_seq_info *info; /* own, mapped, parallel to slots */
-    struct tbuf_cell *hash;     /* own */
-    uint32_t hash_mask;         /* hash cells - 1, or 0 before the first sequence */
+    struct tbuf_hash hash;      /* own */
     uint32_t live;              /* sequences with chunks */
     uint32_t max;               /* slots that may exist */
     uint32_t empty;             /* sequences without chunks that are remembered */
@@ -115,7 +122,6 @@ struct tbuf_seqtab {
     uint32_t free_head;
     uint64_t heap_bytes;
     uint64_t forgotten;
-    uint32_t hashed;             /* sequences in the hash */
     struct tbuf_seqcopy *copies; /* ref: copies in the making, see below */
 };
 
@@ -164,18 +170,22 @@ static inline void tbuf_seq_keep(struct tbuf_seqtab *t, uint32_t slot)
 uint64_t tbuf_seqtab_memory(const struct tbuf_seqtab *t);
 
 /* Slot of a key, 0: not known. */
-uint32_t tbuf_seq_find(struct tbuf_seqtab *t, uint32_t key);
+static inline uint32_t tbuf_seq_find(struct tbuf_seqtab *t, uint32_t key)
+{
+    return tbuf_hash_find(&t->hash, key);
+}
 
 /* Warms the caches for a copy to a slot. */
 static inline void tbuf_seq_warm_slot(const struct tbuf_seqtab *t, uint32_t slot)
 {
     __builtin_prefetch(&t->slots[slot], 1);
-    __builtin_prefetch(&t->info[slot].hist[3], 1); /* the usual sizes, 129 bytes to 4 KiB */
+    __builtin_prefetch(&t->info[slot], 1);
 }
 
-/* Slot of a key, made if it is not known; the oldest empty sequence is forgotten when too many are
- * remembered. 0: no memory, or max_live sequences have chunks: see tbuf_seqtab_full(). */
-uint32_t tbuf_seq_get(struct tbuf_seqtab *t, uint32_t key, const struct tbuf_client *client);
+/* Makes a sequence for a key that is not known; the oldest empty one is forgotten when too many are
+ * remembered. Its slot, or 0: no memory, or max_live sequences have chunks: see tbuf_seqtab_full().
+ */
+uint32_t tbuf_seq_make(struct tbuf_seqtab *t, uint32_t key, const struct tbuf_client *client);
 
 static inline bool tbuf_seqtab_full(const struct tbuf_seqtab *t)
 {
@@ -223,6 +233,13 @@ enum tbuf_place tbuf_seq_locate(struct tbuf_seq *s, uint32_t id, uint32_t *pos);
 
 /* Makes room for an entry at `pos` and fills it. 0 or -ENOMEM with nothing changed. */
 int tbuf_seq_insert(struct tbuf_seqtab *t, struct tbuf_seq *s, uint32_t pos, struct tbuf_ent e);
+
+/* Makes room for one more entry, which stays until it is appended, whatever is popped meanwhile. 0
+ * or -ENOMEM. */
+int tbuf_seq_reserve(struct tbuf_seqtab *t, struct tbuf_seq *s);
+
+/* Adds an entry behind all others, for which there is room. */
+void tbuf_seq_append(struct tbuf_seqtab *t, struct tbuf_seq *s, struct tbuf_ent e);
 
 /* Removes the front entry; the list gives memory back as it shrinks. */
 void tbuf_seq_pop(struct tbuf_seqtab *t, struct tbuf_seq *s);
