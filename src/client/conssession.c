@@ -311,7 +311,7 @@ static void on_bound(void *arg, struct rpc_proxy *proxy)
 /* Calls that waited get their one answer, from here: there is nobody to send them to. */
 static void lose(struct conssession *s, const char *what, const char *detail)
 {
-    char why[SOCKNAME_TEXT_MAX + 160];
+    char why[SOCKNAME_TEXT_MAX + 320];
 
     if (s->lost)
         return;
@@ -336,10 +336,12 @@ static const struct rpc_proxy_ops proxy_ops = {.connected = on_bound, .disconnec
 static void on_disconnected(void *arg, struct rpc_client *client, int reason)
 {
     struct conssession *s = arg;
+    const char *said = rpc_client_farewell(client);
 
-    (void)client;
     if (s->bound)
         lose(s, "lost the connection to the tracing service at", err_text(reason));
+    else if (said)
+        lose(s, "not let in by the tracing service at", said);
     else
         lose(s, "cannot connect to the tracing service at", err_text(reason));
 }

@@ -311,7 +311,6 @@ static void on_disconnected(void *arg, struct rpc_client *client, int reason)
 {
     struct prodlink *link = arg;
     enum prodlink_state was = link->state;
-    (void)client;
     prodsmb_disconnect(&link->memory);
     ds_inst_disconnect_all(link);
     rpc_proxy_free(link->proxy);
@@ -329,9 +328,14 @@ static void on_disconnected(void *arg, struct rpc_client *client, int reason)
         reactor_defer(link->reactor, attempt, link);
         return;
     }
-    char why[SOCKNAME_ERR_MAX];
-    snprintf(why, sizeof(why), "no tracing service at %s (%s); waiting for it", address(link),
-             err_text(reason));
+    char why[SOCKNAME_ERR_MAX + 200];
+    const char *said = rpc_client_farewell(client);
+    if (said)
+        snprintf(why, sizeof(why), "not let in by the tracing service at %s: %s", address(link),
+                 said);
+    else
+        snprintf(why, sizeof(why), "no tracing service at %s (%s); waiting for it", address(link),
+                 err_text(reason));
     no_connection(link, why);
 }
 

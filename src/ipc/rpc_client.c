@@ -34,6 +34,8 @@
 #define COPY_MAX   8192u /* arguments up to this are queued, longer ones go to the kernel at once */
 #define SPARES_MAX 64u   /* finished requests kept for reuse */
 
+#define FAREWELL_MAX 200u /* of a host that hangs up */
+
 enum client_state {
     CLIENT_IDLE,       /* not connected */
     CLIENT_WAITING,    /* for the next attempt */
@@ -69,7 +71,8 @@ struct rpc_client {
     size_t spare_count;
     uint64_t next_id;
     uint64_t epoch; /* connections lost so far */
-    bool dead;      /* freed, waits for the reap */
+    char farewell[FAREWELL_MAX];
+    bool dead; /* freed, waits for the reap */
 };
 
 struct rpc_proxy {
@@ -430,6 +433,20 @@ static void on_invoke_reply(struct rpc_client *c, struct pending *p, const struc
     fn(arg, proxy, &result);
 }
 
+/* No request has id 0: an error with it is about the connection. */
+static void on_refusal(struct rpc_client *c, struct bytes_view text)
+{
+    size_t n = text.n < sizeof(c->farewell) - 1 ? text.n : sizeof(c->farewell) - 1;
+    for (size_t i = 0; i < n; i++)
+        c->farewell[i] = text.p[i] >= ' ' && text.p[i] < 0x7F ? (char)text.p[i] : '?';
+    c->farewell[n] = '\0';
+}
+
+const char *rpc_client_farewell(const struct rpc_client *c)
+{
+    return c->farewell[0] != '\0' ? c->farewell : NULL;
+}
+
 static void on_frame(void *arg, struct channel *ch, struct bytes_view payload)
 {
     struct rpc_client *c = arg;
@@ -437,6 +454,10 @@ static void on_frame(void *arg, struct channel *ch, struct bytes_view payload)
     (void)ch;
     if (frame_decode(&f, payload) != 0)
         return; /* R33 */
+    if (f.kind == FRAME_ERROR && f.request_id == 0) {
+        on_refusal(c, f.u.error.text);
+        return;
+    }
     struct pending *p = idmap_get(&c->by_id, f.request_id);
     if (p == NULL)
         return; /* R38 */
@@ -484,6 +505,7 @@ static int established(struct rpc_client *c, int fd)
     if (rc != 0)
         return rc;
     c->state = CLIENT_CONNECTED;
+    c->farewell[0] = '\0';
     if (c->redial != NULL)
         redial_done(c->redial, false);
     if (c->ops->connected != NULL)

@@ -83,6 +83,10 @@ void rpc_client_close(struct rpc_client *client);
 
 bool rpc_client_is_connected(const struct rpc_client *client);
 
+/* What the host said before it hung up on a connection that it did not want, in one line of
+ * printable characters: for `disconnected`. NULL when it said nothing. */
+const char *rpc_client_farewell(const struct rpc_client *client);
+
 /* One frame without reply, request id 0 (R39, R72): a relay's word about whom it speaks for. */
 int rpc_client_send_identity(struct rpc_client *client, int32_t pid, int32_t uid,
                              struct bytes_view hint, struct bytes_view name);

@@ -24,8 +24,9 @@
 #include "reactor/log.h"
 #include "reactor/reactor.h"
 
-#define SERVICES_MAX 4u    /* per endpoint: ProducerPort and RelayPort are two */
-#define COPY_MAX     8192u /* replies up to this are queued, longer ones go to the kernel at once */
+#define RPC_HOST_WHY_MAX 200u /* a reason for a refusal */
+#define SERVICES_MAX     4u   /* per endpoint: ProducerPort and RelayPort are two */
+#define COPY_MAX         8192u /* replies up to this are queued, longer ones go to the kernel at once */
 
 struct exposed {
     const struct rpc_service *service; /* borrow, as all here */
@@ -410,7 +411,8 @@ int rpc_host_expose(struct rpc_host *host, const struct rpc_service *service,
 }
 
 /* Takes the connection's place in the host; the socket is not watched yet. */
-static int enter(struct rpc_host *host, struct rpc_conn *conn, int fd, uint32_t tag)
+static int enter(struct rpc_host *host, struct rpc_conn *conn, int fd, uint32_t tag, char *why,
+                 size_t len)
 {
     int rc = cred_take(&conn->cred, fd);
     if (rc != 0)
@@ -420,21 +422,39 @@ static int enter(struct rpc_host *host, struct rpc_conn *conn, int fd, uint32_t 
     conn->id = host->next_id++;
     reactor_hook_init(&conn->reap, "connection reap", reap, conn);
     if (host->conf.admit != NULL)
-        rc = host->conf.admit(host->conf.arg, conn);
+        rc = host->conf.admit(host->conf.arg, conn, why, len);
     return rc;
+}
+
+/* Last words on a socket that nobody serves: they may get lost, and must not wait. */
+static void say_why(int fd, const char *why)
+{
+    uint8_t frame[FRAME_OVERHEAD + RPC_HOST_WHY_MAX];
+    size_t n = frame_put_error(frame, 0, bytes_str(why));
+    (void)send(fd, frame, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static void refuse(const struct rpc_host *host, struct rpc_conn *conn, int fd, int rc,
+                   const char *why)
+{
+    char who[128] = "a peer";
+    if (conn != NULL && conn->host != NULL)
+        cred_describe(&conn->cred, who, sizeof(who));
+    log_warn_limited("%s connection of %s refused: %s", host->conf.label, who,
+                     *why != '\0' ? why : err_text(rc));
+    if (*why != '\0')
+        say_why(fd, why);
+    close(fd);
+    free(conn);
 }
 
 int rpc_host_accept(struct rpc_host *host, int fd, uint32_t tag)
 {
+    char why[RPC_HOST_WHY_MAX] = "";
     struct rpc_conn *conn = alloc_try_array(1, sizeof(*conn));
-    int rc = conn != NULL ? enter(host, conn, fd, tag) : -ENOMEM;
+    int rc = conn != NULL ? enter(host, conn, fd, tag, why, sizeof(why)) : -ENOMEM;
     if (rc != 0) {
-        char who[128] = "a peer";
-        if (conn != NULL && conn->host != NULL)
-            cred_describe(&conn->cred, who, sizeof(who));
-        log_warn_limited("%s connection of %s refused: %s", host->conf.label, who, err_text(rc));
-        close(fd);
-        free(conn);
+        refuse(host, conn, fd, rc, why);
         return rc;
     }
     rc = idmap_put(&host->conns, conn->id, conn);

@@ -103,8 +103,10 @@ struct rpc_host_conf {
     const char *label;           /* borrow: "producer", for messages */
     struct channel_conf channel; /* of each connection; want_fds is set per family */
     /* Before a connection is served, its credentials already known: 0 to go on, else it is closed
-     * at once and forgotten (ERR_QUOTA: too many of this uid). May be NULL. */
-    int (*admit)(void *arg, struct rpc_conn *conn);
+     * at once and forgotten (ERR_QUOTA: too many of this uid). A reason left in why (zeroed, len
+     * bytes) goes to the log and to the peer, in a frame of the error kind with request id 0, which
+     * those who do not know it ignore (R38). May be NULL. */
+    int (*admit)(void *arg, struct rpc_conn *conn, char *why, size_t len);
     /* A connection is over, after all services were told; runs once for each admitted one. May be
      * NULL. */
     void (*gone)(void *arg, struct rpc_conn *conn);

@@ -22,6 +22,10 @@ enum charge_kind {
     CHARGE_KINDS
 };
 
+/* The account of all whose uid nobody vouches for, peers over a network: what they take, whatever
+ * they say who they are, is at no local user's expense. */
+#define CHARGE_STRANGERS ((uid_t)-1)
+
 /* Limit of one kind. UINT64_MAX: none. */
 struct charge_limit {
     uint64_t per_uid;

@@ -138,10 +138,10 @@ static void on_accept(void *arg, struct listener *listener, int fd)
         upkeep_changed(&e->daemon->upkeep);
 }
 
-static int on_admit(void *arg, struct rpc_conn *conn)
+static int on_admit(void *arg, struct rpc_conn *conn, char *why, size_t len)
 {
     const struct daemon *d = arg;
-    return portlib_admit(service_charges(d->svc), conn);
+    return portlib_admit(service_charges(d->svc), conn, why, len);
 }
 
 static void on_gone(void *arg, struct rpc_conn *conn)

@@ -7,6 +7,7 @@
 #include "svc/portlib.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "reactor/alloc.h"
@@ -60,16 +61,23 @@ int portlib_numbers(struct bytes_view msg, uint64_t *out, uint32_t n)
     return bytes_done(&cur) ? 0 : ERR_BAD_REQUEST;
 }
 
-int portlib_admit(void *book, struct rpc_conn *conn)
+int portlib_admit(void *book, struct rpc_conn *conn, char *why, size_t len)
 {
-    uid_t uid = rpc_conn_cred(conn)->uid;
+    uid_t uid = rpc_conn_has_fds(conn) ? rpc_conn_cred(conn)->uid : CHARGE_STRANGERS;
     struct charge *c = alloc_new(struct charge);
     int err = charge_take(book, c, uid, CHARGE_CONNECTIONS, 1);
     if (err) {
-        log_warn_limited(
-            "a connection of uid %u is refused: it has %llu already, which is its limit "
-            "(traced --limit-connections)",
-            (unsigned)uid, (unsigned long long)charge_balance(book, uid, CHARGE_CONNECTIONS));
+        unsigned long long n = charge_balance(book, uid, CHARGE_CONNECTIONS);
+        if (uid == CHARGE_STRANGERS)
+            snprintf(why, len,
+                     "network peers have %llu connections already, which is the limit; close some, "
+                     "or raise traced --limit-connections",
+                     n);
+        else
+            snprintf(why, len,
+                     "uid %u has %llu connections already, which is its limit; close some, or "
+                     "raise traced --limit-connections",
+                     (unsigned)uid, n);
         free(c);
         return err;
     }

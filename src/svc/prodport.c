@@ -313,6 +313,7 @@ static int call_init(void *arg, struct rpc_call *call) /* R85 */
         .machine_name = cred->machine_name,
         .shmem_fd = -1,
         .emulated = !rpc_conn_has_fds(call->conn),
+        .stranger = !rpc_conn_has_fds(call->conn),
     };
     int err = read_init(call->args, &p, &provided);
     if (err)

@@ -138,7 +138,7 @@ static struct datasource *source_by_id(struct producer *p, uint64_t id)
 static bool charge_source(struct producer *p, struct datasource *ds, size_t n)
 {
     charge_release(&ds->charge);
-    if (charge_take(p->svc->book, &ds->charge, p->uid, CHARGE_SOURCE_BYTES, sizeof(*ds) + n) == 0)
+    if (charge_take(p->svc->book, &ds->charge, p->payer, CHARGE_SOURCE_BYTES, sizeof(*ds) + n) == 0)
         return true;
     producer_drop(p, ERR_QUOTA, "its uid registered too many or too long data sources");
     return false;
@@ -336,10 +336,10 @@ void producer_tell_room(struct producer *p)
 
 /* ---- shared memory (3.3) ---- */
 
-/* Charges size bytes to the producer's uid. */
+/* Charges size bytes to whoever pays for the producer. */
 static int charge_shmem(struct producer *p, uint64_t size)
 {
-    int err = charge_take(p->svc->book, &p->shm_charge, p->uid, CHARGE_SMB_BYTES, size);
+    int err = charge_take(p->svc->book, &p->shm_charge, p->payer, CHARGE_SMB_BYTES, size);
     if (err == ERR_QUOTA)
         log_warn_limited("producer %u: uid %u holds its limit of SMB bytes already; it gets no SMB "
                          "(traced --limit-smb)",
@@ -505,6 +505,7 @@ static struct producer *make(struct service *svc, const struct service_producer 
     p->id = (uint16_t)id;
     p->port = params->port;
     p->uid = params->uid;
+    p->payer = params->stranger ? CHARGE_STRANGERS : params->uid;
     p->pid = params->pid;
     p->machine_id = params->machine_id;
     p->machine_name = alloc_strdup(params->machine_name ? params->machine_name : "");

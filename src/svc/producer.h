@@ -66,7 +66,8 @@ struct producer {
     uint16_t id;         /* ProducerID */
     uint64_t port;       /* actor id of the transport */
     uid_t uid;
-    pid_t pid; /* -1: not known */
+    uid_t payer; /* whose account pays */
+    pid_t pid;   /* -1: not known */
     uint32_t machine_id;
     char *machine_name; /* own */
     char *name;         /* own; NUL-terminated, may hold NULs inside */

@@ -70,6 +70,7 @@ struct service_producer {
     uint32_t scraping_mode;        /* ProducerSMBScrapingMode (R46) */
     int shmem_fd;                  /* own: an SMB that the producer offers, or -1 (R56) */
     bool emulated;                 /* the transport cannot pass memory (R45) */
+    bool stranger;                 /* the uid is hearsay: CHARGE_STRANGERS pays */
     bool in_process;               /* R113 */
 };
 

@@ -277,10 +277,10 @@ static void step(struct run *r, const struct thing *t)
 
 /* ---- a run ---- */
 
-static int admit(void *arg, struct rpc_conn *conn)
+static int admit(void *arg, struct rpc_conn *conn, char *why, size_t len)
 {
     struct run *r = arg;
-    return portlib_admit(service_charges(r->svc), conn);
+    return portlib_admit(service_charges(r->svc), conn, why, len);
 }
 
 static void gone(void *arg, struct rpc_conn *conn)

@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -124,9 +125,11 @@ static void on_gone(void *arg, struct rpc_conn *conn)
 
 static int refuse;
 
-static int admit(void *arg, struct rpc_conn *conn)
+static int admit(void *arg, struct rpc_conn *conn, char *why, size_t len)
 {
     (void)arg;
+    if (refuse)
+        cr_assert_lt(snprintf(why, len, "not you"), (int)len);
     cr_assert_neq(rpc_conn_cred(conn)->family, SOCKNAME_NONE);
     return refuse;
 }
@@ -729,6 +732,13 @@ Test(rpc_host, refused_connection_is_closed_and_forgotten)
     refuse = ERR_QUOTA;
     loop_pair(fds);
     cr_assert_eq(rpc_host_accept(h, fds[0], 0), ERR_QUOTA);
+    struct frame f;
+    ssize_t n = read(fds[1], in, sizeof(in));
+    cr_assert_gt(n, 4, "it is told why, in a frame");
+    cr_assert_eq(frame_decode(&f, bytes_view(in + 4, (size_t)n - 4)), 0);
+    cr_expect_eq(f.kind, FRAME_ERROR);
+    cr_expect_eq(f.request_id, 0u, "of no request");
+    cr_expect(bytes_equal(f.u.error.text, bytes_str("not you")));
     cr_assert_eq(loop_read(fds[1], in, 1), 0);
     cr_assert_eq(rpc_host_count(h), 0u);
     cr_assert_eq(gone, 0);

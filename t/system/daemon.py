@@ -598,12 +598,45 @@ def _():
     with peer.World("--limit-connections", "3") as w:
         socks = [peer.connect(w.stack.path("producer.sock")) for _ in range(4)]
         socks[3].settimeout(stack.PATIENCE)
+        (size,) = struct.unpack("<I", socks[3].recv(4))
+        error = pb.first(socks[3].recv(size), 7)
+        tap.expect(b"--limit-connections" in pb.first(error, 1), f"the fourth connection is told {error}")
         tap.expect_eq(socks[3].recv(1), b"", "the fourth connection")
         stack.until("the line", lambda: "--limit-connections" in w.stack.log_of(w.traced))
+        r = w.stack.perfetto("--query")
+        why = "not let in by the tracing service at %s: uid %d has 3 connections already" % (w.stack.path("consumer.sock"), os.getuid())
+        tap.expect(r.returncode == 1 and why in r.stderr and "--limit-connections" in r.stderr, r.stderr)
         socks[0].close()
         w.until("a place", lambda: any("3 connections" not in x and "charged: " in x for x in w.report()))
         for x in socks:
             x.close()
+        w.until_uncharged()
+
+
+@tap.case("peers over a network, whoever they say that they are, use up nobody's limits but their own")
+def _():
+    address = f"127.0.0.1:{free_port()}"
+    s = stack.Stack()
+    env = {"PERFETTO_PRODUCER_SOCK_NAME": f"{address},{s.path('p')}"}
+    with s, peer.World("--limit-connections", "3", "--limit-smb", "300K", env=env) as w:
+        far = w.producer("far", ["src"], address=address)
+        c = w.consumer()
+        c.enable(peer.config(["src"]))
+        far.until_started()
+        near = w.producer("near", ["src"], address=s.path("p"))
+        near.until_started()
+        tap.expect(near.smb, "memory of a local producer beside a remote one that is uid 0, too")
+        c.stop()
+        c.ask("FreeBuffers")
+        crowd = [Remote(w, "more", address=address) for _ in range(2)]
+        one_too_many = peer.Peer(w, address, None)
+        w.until("one too many over the network", lambda: one_too_many.closed)
+        tap.expect("network peers have 3 connections" in w.stack.log_of(w.traced), w.stack.log_of(w.traced))
+        near.close()
+        record(w, w.producer(sources=["src"], address=s.path("p")), c)
+        for p in crowd:
+            tap.expect(p.ask("Sync")[0], "a remote producer goes on")
+        w.close_all()
         w.until_uncharged()
 
 
