@@ -1,12 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Compression of a batch (service.md section 9). The packets of a batch are fed one by one, framed
- * as a Trace message, into one stream; the compressed bytes collect in blocks of SLICE bytes, so
- * that each block is a slice that fits an IPC frame. The blocks are kept from batch to batch: a
- * session in its stride allocates nothing.
+ * Compression of a batch (service.md section 9). The packets of a batch are fed as they come,
+ * framed as a Trace message, into one stream; the compressed bytes collect in blocks of SLICE
+ * bytes, so that each block is a slice that fits an IPC frame. The length of all stands in front of
+ * them, so they are held until the batch is ended, and then handed out some blocks at a time. A few
+ * blocks are kept from batch to batch: a session in its stride allocates nothing. What is held is
+ * never more than the packets of the batch take, plus what the codec adds to bytes that do not
+ * compress (less than 1 %).
  *
  * Each batch is a stream of its own (R155, R156), because a reader may meet the batches of a ring
  * buffer in any company. Nothing here looks into a packet.
+ *
+ * Codecs work in lumps: zstd gathers 128 KiB and then compresses them in one go, and at its high
+ * levels that takes 100 ms and 800 MB of tables. So a lump is ended after as many bytes as take
+ * about a millisecond at the level, and the tables are kept small from the level on where they
+ * would outgrow a batch; what that costs in size is under 5 %.
  */
 #include "svc/compress.h"
 
@@ -20,22 +28,31 @@
 #include "reactor/alloc.h"
 #include "reactor/bytes.h"
 
-#define SLICE      130560 /* R157: 131072 - 512 */
-#define HEAD_ROOM  16     /* tag and length of the wrapper, in front of the first block */
-#define DEFLATE    6      /* R155, the level upstream uses */
-#define PACKET_TAG 0x0A   /* Trace.packet, length-delimited */
+#define SLICE        130560     /* R157: 131072 - 512 */
+#define HEAD_ROOM    16         /* tag and length of the wrapper, in front of the first block */
+#define DEFLATE      6          /* R155, the level upstream uses */
+#define DEFLATE_LUMP (8u << 10) /* a millisecond of the worst bytes */
+#define PACKET_TAG   0x0A       /* Trace.packet, length-delimited */
+#define KEEP         10         /* blocks that are kept from batch to batch */
+#define FREE_STEP    8          /* blocks that are freed in one go */
+
+/* Tables of zstd from its level 4 on, as powers of two: what a batch of 1 MiB has use for. */
+enum { BIG_TABLES_LEVEL = 4, WINDOW_LOG = 20, HASH_LOG = 17, CHAIN_LOG = 17 };
 
 struct compress {
     enum compress_codec codec;
     z_stream zlib;
     ZSTD_CCtx *zstd;     /* own */
+    size_t lump;         /* bytes that one step takes */
+    size_t gathered;     /* of zstd: bytes since its last lump */
     uint8_t **blocks;    /* own: nblocks of SLICE bytes each */
-    struct iovec *parts; /* own: nblocks + 1, the head and what is used of each block */
+    struct iovec *parts; /* own: as many + 1, the head and what is used of each block */
     size_t nblocks;
-    size_t used; /* blocks in use; the last of them is partly filled */
-    size_t fill; /* bytes in the last block in use */
-    bool begun;  /* the batch has a packet */
-    bool stale;  /* the last batch was handed out: the next put starts over */
+    size_t used;  /* blocks in use; the last of them is partly filled */
+    size_t fill;  /* bytes in the last block in use */
+    size_t given; /* parts that were handed out */
+    size_t begun; /* packets of the batch */
+    bool ended;   /* the batch is being handed out, or was: the next packet starts over */
     uint8_t head[HEAD_ROOM];
 };
 
@@ -44,6 +61,20 @@ enum compress_codec compress_choose(bool want_zstd, bool want_deflate)
     if (want_zstd)
         return COMPRESS_ZSTD;
     return want_deflate ? COMPRESS_DEFLATE : COMPRESS_NONE;
+}
+
+/* What takes about a millisecond, at most, by the level. */
+static size_t zstd_lump(int level)
+{
+    static const struct {
+        int up_to;
+        size_t bytes;
+    } lumps[] = {{3, 64u << 10}, {6, 32u << 10}, {9, 16u << 10}, {12, 8u << 10}, {15, 4u << 10}};
+    for (size_t i = 0; i < sizeof(lumps) / sizeof(*lumps); i++) {
+        if (level <= lumps[i].up_to)
+            return lumps[i].bytes;
+    }
+    return 2u << 10;
 }
 
 static int zstd_open(struct compress *c, int level)
@@ -58,6 +89,12 @@ static int zstd_open(struct compress *c, int level)
     if (level < range.lowerBound)
         level = range.lowerBound;
     ZSTD_CCtx_setParameter(c->zstd, ZSTD_c_compressionLevel, level);
+    if (level >= BIG_TABLES_LEVEL) {
+        ZSTD_CCtx_setParameter(c->zstd, ZSTD_c_windowLog, WINDOW_LOG);
+        ZSTD_CCtx_setParameter(c->zstd, ZSTD_c_hashLog, HASH_LOG);
+        ZSTD_CCtx_setParameter(c->zstd, ZSTD_c_chainLog, CHAIN_LOG);
+    }
+    c->lump = zstd_lump(level);
     return 0;
 }
 
@@ -67,6 +104,7 @@ int compress_new(enum compress_codec codec, int level, struct compress **out)
     if (c == NULL)
         return -ENOMEM;
     c->codec = codec;
+    c->lump = DEFLATE_LUMP;
     int rc = 0;
     if (codec == COMPRESS_DEFLATE)
         rc = deflateInit(&c->zlib, DEFLATE) == Z_OK ? 0 : -ENOMEM;
@@ -128,32 +166,26 @@ static int make_room(struct compress *c)
     return 0;
 }
 
-static int feed_deflate(struct compress *c, struct bytes_view in, bool end)
+static int feed_deflate(struct compress *c, struct bytes_view in, int flush)
 {
-    c->zlib.next_in = (z_const Bytef *)in.p;
-    size_t left = in.n;
     int status = Z_OK;
+    c->zlib.next_in = (z_const Bytef *)in.p;
+    c->zlib.avail_in = (uInt)in.n; /* a lump at most */
     do {
-        /* avail_in is 32 bits wide, a piece of a packet may be longer. */
-        size_t step = left < UINT32_MAX ? left : UINT32_MAX;
-        left -= step;
-        c->zlib.avail_in = (uInt)step;
-        do {
-            int rc = make_room(c);
-            if (rc != 0)
-                return rc;
-            c->zlib.next_out = c->blocks[c->used - 1] + c->fill;
-            c->zlib.avail_out = (uInt)(SLICE - c->fill);
-            status = deflate(&c->zlib, end && left == 0 ? Z_FINISH : Z_NO_FLUSH);
-            if (status != Z_OK && status != Z_STREAM_END && status != Z_BUF_ERROR)
-                return -EIO;
-            c->fill = SLICE - c->zlib.avail_out;
-        } while (c->zlib.avail_in > 0 || (end && status != Z_STREAM_END));
-    } while (left > 0);
+        int rc = make_room(c);
+        if (rc != 0)
+            return rc;
+        c->zlib.next_out = c->blocks[c->used - 1] + c->fill;
+        c->zlib.avail_out = (uInt)(SLICE - c->fill);
+        status = deflate(&c->zlib, flush);
+        if (status != Z_OK && status != Z_STREAM_END && status != Z_BUF_ERROR)
+            return -EIO;
+        c->fill = SLICE - c->zlib.avail_out;
+    } while (c->zlib.avail_in > 0 || (flush == Z_FINISH && status != Z_STREAM_END));
     return 0;
 }
 
-static int feed_zstd(struct compress *c, struct bytes_view v, bool end)
+static int feed_zstd(struct compress *c, struct bytes_view v, ZSTD_EndDirective end)
 {
     ZSTD_inBuffer in = {v.p, v.n, 0};
     size_t more;
@@ -162,69 +194,146 @@ static int feed_zstd(struct compress *c, struct bytes_view v, bool end)
         if (rc != 0)
             return rc;
         ZSTD_outBuffer out = {c->blocks[c->used - 1], SLICE, c->fill};
-        more = ZSTD_compressStream2(c->zstd, &out, &in, end ? ZSTD_e_end : ZSTD_e_continue);
+        more = ZSTD_compressStream2(c->zstd, &out, &in, end);
         if (ZSTD_isError(more))
             return -EIO;
         c->fill = out.pos;
-    } while (in.pos < in.size || (end && more != 0));
+    } while (in.pos < in.size || (end != ZSTD_e_continue && more != 0));
     return 0;
 }
 
-static int feed(struct compress *c, struct bytes_view in, bool end)
+/* At most a lump; returns what was taken of it, or -errno. */
+static ssize_t feed(struct compress *c, struct bytes_view in)
 {
-    return c->codec == COMPRESS_DEFLATE ? feed_deflate(c, in, end) : feed_zstd(c, in, end);
+    int rc;
+    if (c->codec == COMPRESS_DEFLATE) {
+        if (in.n > c->lump)
+            in.n = c->lump;
+        rc = feed_deflate(c, in, Z_NO_FLUSH);
+    } else {
+        if (in.n > c->lump - c->gathered)
+            in.n = c->lump - c->gathered;
+        c->gathered += in.n;
+        bool full = c->gathered == c->lump;
+        rc = feed_zstd(c, in, full ? ZSTD_e_flush : ZSTD_e_continue);
+        if (full)
+            c->gathered = 0;
+    }
+    return rc != 0 ? rc : (ssize_t)in.n;
 }
 
-static void start_over(struct compress *c)
+void compress_abandon(struct compress *c)
 {
     c->used = 0;
     c->fill = 0;
-    c->begun = false;
-    c->stale = false;
+    c->given = 0;
+    c->begun = 0;
+    c->gathered = 0;
+    c->ended = false;
     if (c->codec == COMPRESS_DEFLATE)
         deflateReset(&c->zlib);
     else
         ZSTD_CCtx_reset(c->zstd, ZSTD_reset_session_only);
 }
 
-int compress_put(struct compress *c, const struct packet *pkt)
+int compress_begin_packet(struct compress *c, size_t size)
 {
-    if (c->stale)
-        start_over(c);
+    if (c->ended)
+        compress_abandon(c);
     uint8_t frame[11] = {PACKET_TAG};
-    size_t n = (size_t)(bytes_put_varint(frame + 1, pkt->size) - frame);
-    c->begun = true;
-    int rc = feed(c, bytes_view(frame, n), false);
-    for (size_t i = 0; rc == 0 && i < pkt->nparts; i++) {
-        if (pkt->parts[i].iov_len > 0)
-            rc = feed(c, bytes_view(pkt->parts[i].iov_base, pkt->parts[i].iov_len), false);
+    size_t n = (size_t)(bytes_put_varint(frame + 1, size) - frame);
+    c->begun++;
+    for (size_t at = 0; at < n;) {
+        ssize_t took = feed(c, bytes_view(frame + at, n - at));
+        if (took < 0)
+            return (int)took;
+        at += (size_t)took;
     }
-    return rc;
+    return 0;
+}
+
+ssize_t compress_feed(struct compress *c, struct bytes_view in)
+{
+    return in.n > 0 ? feed(c, in) : 0;
+}
+
+size_t compress_lump(const struct compress *c)
+{
+    return c->lump;
 }
 
 size_t compress_held(const struct compress *c)
 {
-    return c->stale || c->used == 0 ? 0 : (c->used - 1) * SLICE + c->fill;
+    return c->used == 0 ? 0 : (c->used - 1) * SLICE + c->fill;
 }
 
-int compress_finish(struct compress *c, struct packet *out, bool *none)
+bool compress_empty(const struct compress *c)
 {
-    *none = c->stale || !c->begun;
-    if (*none)
-        return 0;
-    int rc = feed(c, bytes_view(NULL, 0), true);
+    return c->ended || c->begun == 0;
+}
+
+int compress_end(struct compress *c)
+{
+    int rc = c->codec == COMPRESS_DEFLATE ? feed_deflate(c, bytes_view(NULL, 0), Z_FINISH)
+                                          : feed_zstd(c, bytes_view(NULL, 0), ZSTD_e_end);
     if (rc != 0)
         return rc;
-    size_t total = compress_held(c);
     uint32_t field = c->codec == COMPRESS_DEFLATE ? PBF_TracePacket_compressed_packets
                                                   : PBF_TracePacket_zstd_compressed_packets;
-    uint8_t *end = bytes_put_varint(bytes_put_tag(c->head, field, BYTES_LEN), total);
-    size_t head = (size_t)(end - c->head);
-    c->parts[0] = (struct iovec){c->head, head};
+    uint8_t *end =
+        bytes_put_varint(bytes_put_tag(c->head, field, BYTES_LEN), (uint64_t)compress_held(c));
+    c->parts[0] = (struct iovec){c->head, (size_t)(end - c->head)};
     for (size_t i = 0; i < c->used; i++)
         c->parts[i + 1] = (struct iovec){c->blocks[i], i + 1 < c->used ? SLICE : c->fill};
-    c->stale = true;
-    *out = (struct packet){
-        .parts = c->parts, .nparts = c->used + 1, .size = head + total, .buffer = PACKET_SERVICE};
+    c->ended = true;
+    c->given = 0;
     return 0;
+}
+
+bool compress_giving(const struct compress *c)
+{
+    return c->ended && c->given <= c->used;
+}
+
+void compress_give(struct compress *c, size_t max, struct packet *out)
+{
+    size_t n = 0, i = c->given;
+    do
+        n += c->parts[i++].iov_len;
+    while (i <= c->used && n + c->parts[i].iov_len <= max);
+    *out = (struct packet){.parts = c->parts + c->given,
+                           .nparts = i - c->given,
+                           .size = n,
+                           .buffer = PACKET_SERVICE,
+                           .continues = c->given > 0};
+    for (size_t k = i; k <= c->used; k++)
+        out->follows += c->parts[k].iov_len;
+    c->given = i;
+}
+
+void compress_rewind(struct compress *c)
+{
+    if (compress_giving(c))
+        c->given = 0;
+}
+
+bool compress_trim(struct compress *c)
+{
+    size_t keep = c->used > KEEP && (!c->ended || compress_giving(c)) ? c->used : KEEP;
+    for (int i = 0; i < FREE_STEP && c->nblocks > keep; i++)
+        free(c->blocks[--c->nblocks]);
+    return c->nblocks > keep;
+}
+
+bool compress_free_some(void *what)
+{
+    struct compress *c = what;
+    for (int i = 0; i < FREE_STEP; i++) {
+        if (c->nblocks == 0) {
+            compress_free(c);
+            return false;
+        }
+        free(c->blocks[--c->nblocks]);
+    }
+    return true;
 }

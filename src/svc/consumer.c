@@ -260,7 +260,7 @@ static void on_read(struct consumer *c, void *payload)
     struct session *s = consumer_session(c);
     replace(c, &c->read_cookie, m->cookie);
     if (s)
-        session_large_rewind(s);
+        session_read_rewind(s);
     if (c->read_cookie && !c->reading && !c->read_waits)
         read_step(c);
 }

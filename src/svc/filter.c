@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The trace filter at work: one pass over a packet, one pass of output that never gets longer than
- * the input. The packet is gathered into one run first, because strings must be contiguous for the
- * rules; the two scratch areas grow to the largest packet seen and stay.
+ * The trace filter at work, on one packet at a time. Its bytes lie in one run, because strings must
+ * be contiguous for the rules, and are filtered in place: the output never gets longer than the
+ * input that was read for it. Room for the length of a nested message is kept as it was in the
+ * input and filled when its end is reached, so one pass suffices at any depth, and the state
+ * between two steps is a cursor and a stack.
+ *
+ * A step does a bounded amount of work; a packet of any size is done in as many as it takes, and
+ * comes out the same however it was cut.
  *
  * A filter that lets something through which it should not is worse than one that drops too much:
  * whatever does not parse becomes an empty packet (service.md R137).
@@ -24,12 +29,42 @@
 #define MAX_DEPTH   256 /* nested messages; what is deeper does not parse */
 #define MAX_BUFFERS 128 /* service.md V11 */
 
+/* What of a step's work a field costs, beside its bytes. */
+#define COST_OF_FIELD 8
+
+/* Bytes that are moved in one go; FILTER_UNIT of them are one of a step's work. */
+#define MOVE_BYTES (64u << 10)
+
 /* A message that is being filtered. */
 struct level {
     const uint8_t *end; /* of the message in the input, where its parent goes on */
     uint8_t *size_at;   /* where its length goes in the output */
     uint32_t size_len;  /* bytes reserved for it */
     uint32_t msg;       /* index in the bytecode */
+};
+
+enum phase {
+    PHASE_FIELDS, /* the next field is due */
+    PHASE_MOVE,   /* the payload of a field is on its way from `from` to `out` */
+    PHASE_STRING, /* it is a string that has arrived, and the rules are at work on it */
+};
+
+/* The packet at hand. `cur` ends where the innermost open message ends; `out` is never ahead of
+ * what was read. */
+struct pass {
+    struct bytes_cur cur;
+    uint8_t *out;
+    uint32_t depth; /* index of the innermost level */
+    enum phase phase;
+    const uint8_t *from;
+    size_t left;             /* bytes to move */
+    size_t moved;            /* bytes that were */
+    struct filter_rule rule; /* of the field that is being moved */
+
+    uint8_t *begin;
+    size_t size; /* before */
+    int buffer;
+    bool in_block; /* its bytes are in the newest block */
 };
 
 #define BLOCK_SIZE (64u << 10) /* bytes of one piece of output memory */
@@ -45,12 +80,11 @@ struct filter {
     struct filter_code *code;       /* own */
     struct filter_strings *strings; /* own */
     uint32_t root;                  /* message of Trace.packet */
-    uint8_t *in;                    /* own: the packet at hand in one piece, cap bytes */
-    size_t cap;
-    struct block *blocks; /* own: the output of this batch, newest first */
-    uint8_t *out;         /* borrow: where the next output goes, in the newest block */
-    size_t room;          /* bytes left there */
+    struct block *blocks;           /* own: the output of this batch, newest first */
+    uint8_t *out;                   /* borrow: where the next packet goes, in the newest block */
+    size_t room;                    /* bytes left there */
     struct iovec part;
+    struct pass pass;
     struct filter_stats stats;
     uint64_t discarded[MAX_BUFFERS];
     struct level levels[MAX_DEPTH];
@@ -167,7 +201,6 @@ void filter_free(struct filter *f)
         return;
     filter_code_free(f->code);
     filter_strings_free(f->strings);
-    free(f->in);
     free_blocks(f, NULL);
     free(f);
 }
@@ -182,24 +215,26 @@ static void store_varint(uint8_t *p, uint64_t v, uint32_t n)
     *p = (uint8_t)v;
 }
 
-static uint8_t *put_bytes(uint8_t *p, const void *from, size_t n)
+/* Spends of a step's work. */
+static void spend(uint64_t *work, uint64_t n)
 {
-    if (n > 0)
-        memcpy(p, from, n);
-    return p + n;
+    *work -= n < *work ? n : *work;
 }
 
-/* The state of one pass. `cur` ends where the innermost open message ends. */
-struct pass {
-    struct filter *f;
-    struct bytes_cur cur;
-    uint8_t *out;
-    uint32_t depth; /* index of the innermost level */
-};
+/* The n bytes at `from` in the input are the payload of a field: they are moved by and by. */
+static void begin_move(struct pass *s, const uint8_t *from, size_t n, struct filter_rule rule)
+{
+    s->from = from;
+    s->left = n;
+    s->moved = 0;
+    s->rule = rule;
+    s->phase = PHASE_MOVE;
+}
 
 /* A length-delimited field whose tag was read. False when it does not parse. */
-static bool pass_len(struct pass *s, uint64_t tag, struct filter_rule rule)
+static bool pass_len(struct filter *f, uint64_t tag, struct filter_rule rule)
 {
+    struct pass *s = &f->pass;
     struct bytes_view data;
     if (!bytes_get_len(&s->cur, &data))
         return false;
@@ -208,27 +243,22 @@ static bool pass_len(struct pass *s, uint64_t tag, struct filter_rule rule)
     s->out = bytes_put_varint(s->out, tag);
     if (rule.action != FILTER_NESTED || data.n == 0) {
         s->out = bytes_put_varint(s->out, data.n);
-        if (rule.action == FILTER_STRING && data.n > 0) {
-            memcpy(s->out, data.p, data.n);
-            if (!filter_strings_apply(s->f->strings, rule.arg, (char *)s->out, data.n))
-                return false;
-            s->out += data.n;
-        } else {
-            s->out = put_bytes(s->out, data.p, data.n);
-        }
+        if (data.n > 0)
+            begin_move(s, data.p, data.n, rule);
         return true;
     }
     if (s->depth + 1 == MAX_DEPTH)
         return false;
     uint32_t size_len = (uint32_t)bytes_varint_size(data.n);
-    s->f->levels[++s->depth] = (struct level){s->cur.p, s->out, size_len, rule.arg};
+    f->levels[++s->depth] = (struct level){s->cur.p, s->out, size_len, rule.arg};
     s->out += size_len;
     s->cur = bytes_cur(data);
     return true;
 }
 
-static bool pass_field(struct pass *s)
+static bool pass_field(struct filter *f)
 {
+    struct pass *s = &f->pass;
     uint64_t tag, v;
     const uint8_t *value;
     if (!bytes_get_varint(&s->cur, &tag))
@@ -236,7 +266,7 @@ static bool pass_field(struct pass *s)
     uint64_t field = tag >> 3;
     struct filter_rule rule = {FILTER_DROP, 0};
     if (field > 0 && field <= BYTES_MAX_FIELD)
-        rule = filter_code_find(s->f->code, s->f->levels[s->depth].msg, (uint32_t)field);
+        rule = filter_code_find(f->code, f->levels[s->depth].msg, (uint32_t)field);
     value = s->cur.p;
     switch (tag & 7) {
     case BYTES_VARINT:
@@ -249,45 +279,87 @@ static bool pass_field(struct pass *s)
     case BYTES_FIXED32:
         if (!bytes_skip(&s->cur, (tag & 7) == BYTES_FIXED64 ? 8 : 4))
             return false;
-        if (rule.action == FILTER_SIMPLE)
-            s->out = put_bytes(bytes_put_varint(s->out, tag), value, (size_t)(s->cur.p - value));
+        if (rule.action == FILTER_SIMPLE) {
+            s->out = bytes_put_varint(s->out, tag);
+            memmove(s->out, value, (size_t)(s->cur.p - value));
+            s->out += s->cur.p - value;
+        }
         return true;
     case BYTES_LEN:
-        return pass_len(s, tag, rule);
+        return pass_len(f, tag, rule);
     default:
         return false;
     }
 }
 
 /* The innermost message has ended: its length is known now, and its parent goes on. */
-static void pass_end(struct pass *s)
+static void pass_end(struct filter *f)
 {
-    const struct level *l = &s->f->levels[s->depth--];
+    struct pass *s = &f->pass;
+    const struct level *l = &f->levels[s->depth--];
     store_varint(l->size_at, (uint64_t)(s->out - (l->size_at + l->size_len)), l->size_len);
-    s->cur = (struct bytes_cur){l->end, s->f->levels[s->depth].end};
+    s->cur = (struct bytes_cur){l->end, f->levels[s->depth].end};
 }
 
-static bool filter_run(struct filter *f, size_t n, size_t *out_n)
+static void pass_move(struct filter *f, uint64_t *work)
 {
-    struct pass s = {f, bytes_cur(bytes_view(f->in, n)), f->out, 0};
-    f->levels[0] = (struct level){f->in + n, NULL, 0, f->root};
-    for (;;) {
-        if (!bytes_done(&s.cur)) {
-            if (!pass_field(&s))
-                return false;
-        } else if (s.depth > 0) {
-            pass_end(&s);
-        } else {
+    struct pass *s = &f->pass;
+    size_t n = s->left < MOVE_BYTES ? s->left : MOVE_BYTES;
+    if (s->out == s->from) /* nothing was left out before it */
+        n = s->left;
+    else {
+        memmove(s->out, s->from, n);
+        spend(work, n / FILTER_UNIT);
+    }
+    s->out += n;
+    s->from += n;
+    s->left -= n;
+    s->moved += n;
+    if (s->left > 0)
+        return;
+    s->phase = PHASE_FIELDS;
+    if (s->rule.action == FILTER_STRING) {
+        s->phase = PHASE_STRING;
+        filter_strings_start(f->strings, s->rule.arg, (char *)s->out - s->moved, s->moved);
+    }
+}
+
+enum outcome { AGAIN, GOOD, BAD };
+
+/* A little of the packet. */
+static enum outcome pass_some(struct filter *f, uint64_t *work)
+{
+    struct pass *s = &f->pass;
+    if (s->phase == PHASE_MOVE) {
+        pass_move(f, work);
+    } else if (s->phase == PHASE_STRING) {
+        switch (filter_strings_step(f->strings, work)) {
+        case FILTER_STRINGS_REFUSED:
+            return BAD;
+        case FILTER_STRINGS_DONE:
+            s->phase = PHASE_FIELDS;
+            break;
+        case FILTER_STRINGS_MORE:
             break;
         }
+    } else if (!bytes_done(&s->cur)) {
+        spend(work, COST_OF_FIELD);
+        if (!pass_field(f))
+            return BAD;
+    } else if (s->depth > 0) {
+        spend(work, COST_OF_FIELD);
+        pass_end(f);
+    } else {
+        return GOOD;
     }
-    *out_n = (size_t)(s.out - f->out);
-    return true;
+    return AGAIN;
 }
 
-/* Room for n bytes of output behind what the batch has so far. */
-static int reserve_out(struct filter *f, size_t n)
+/* Room for a packet of n bytes behind what the batch has so far. An empty packet gets a byte of
+ * room too, so that pointers into it are pointers. */
+static int reserve(struct filter *f, size_t n)
 {
+    n += n == 0;
     if (n <= f->room)
         return 0;
     size_t cap = n > BLOCK_SIZE ? n : BLOCK_SIZE;
@@ -302,61 +374,72 @@ static int reserve_out(struct filter *f, size_t n)
     return 0;
 }
 
-/* Room for a packet of n bytes in one piece, and for its output, which is never longer. An empty
- * packet gets a byte of room too, so that pointers into it are pointers. */
-static int reserve(struct filter *f, size_t n)
+static void begin(struct filter *f, uint8_t *p, size_t n, int buffer, bool in_block)
 {
-    n += n == 0;
-    if (n > f->cap) {
-        size_t cap = f->cap == 0 ? 4096 : f->cap;
-        while (cap < n)
-            cap *= 2;
-        uint8_t *in = alloc_try(cap);
-        if (in == NULL)
-            return -ENOMEM;
-        free(f->in);
-        f->in = in;
-        f->cap = cap;
-    }
-    return reserve_out(f, n);
+    f->pass = (struct pass){.cur = bytes_cur(bytes_view(p, n)),
+                            .out = p,
+                            .begin = p,
+                            .size = n,
+                            .buffer = buffer,
+                            .in_block = in_block};
+    f->levels[0] = (struct level){p + n, NULL, 0, f->root};
+    filter_strings_begin(f->strings);
 }
 
-static void count(struct filter *f, const struct packet *in, size_t out_n, bool ok)
+int filter_take(struct filter *f, const struct packet *in)
 {
-    f->stats.input_packets++;
-    f->stats.input_bytes += in->size;
-    f->stats.output_bytes += out_n;
-    f->stats.errors += !ok;
-    if (!ok || in->buffer < 0 || in->buffer >= MAX_BUFFERS)
-        return;
-    f->discarded[in->buffer] += in->size - out_n;
-    if ((size_t)in->buffer >= f->stats.buffers)
-        f->stats.buffers = (size_t)in->buffer + 1;
-}
-
-int filter_packet(struct filter *f, const struct packet *in, struct packet *out, bool *failed)
-{
-    uint64_t start = chrono_mono_ns();
     int rc = reserve(f, in->size);
     if (rc != 0)
         return rc;
-    uint8_t *p = f->in;
-    for (size_t i = 0; i < in->nparts; i++)
-        p = put_bytes(p, in->parts[i].iov_base, in->parts[i].iov_len);
-    size_t n = 0;
-    filter_strings_begin(f->strings);
-    bool ok = filter_run(f, in->size, &n);
-    if (!ok)
-        n = 0;
-    f->part = (struct iovec){f->out, n};
-    f->out += n;
-    f->room -= n;
-    *out = (struct packet){.parts = &f->part, .nparts = n > 0, .size = n, .buffer = in->buffer};
-    count(f, in, n, ok);
-    f->stats.time_taken_ns += chrono_mono_ns() - start;
-    if (failed != NULL)
-        *failed = !ok;
+    uint8_t *p = f->out;
+    for (size_t i = 0; i < in->nparts; i++) {
+        if (in->parts[i].iov_len > 0)
+            memcpy(p, in->parts[i].iov_base, in->parts[i].iov_len);
+        p += in->parts[i].iov_len;
+    }
+    begin(f, f->out, in->size, in->buffer, true);
     return 0;
+}
+
+void filter_take_place(struct filter *f, uint8_t *p, size_t n, int buffer)
+{
+    begin(f, p, n, buffer, false);
+}
+
+static void count(struct filter *f, size_t out_n, bool ok)
+{
+    const struct pass *s = &f->pass;
+    f->stats.input_packets++;
+    f->stats.input_bytes += s->size;
+    f->stats.output_bytes += out_n;
+    f->stats.errors += !ok;
+    if (!ok || s->buffer < 0 || s->buffer >= MAX_BUFFERS)
+        return;
+    f->discarded[s->buffer] += s->size - out_n;
+    if ((size_t)s->buffer >= f->stats.buffers)
+        f->stats.buffers = (size_t)s->buffer + 1;
+}
+
+bool filter_step(struct filter *f, uint64_t *work, struct packet *out, bool *failed)
+{
+    struct pass *s = &f->pass;
+    uint64_t start = chrono_mono_ns();
+    enum outcome outcome = AGAIN;
+    while (outcome == AGAIN && *work > 0)
+        outcome = pass_some(f, work);
+    f->stats.time_taken_ns += chrono_mono_ns() - start;
+    if (outcome == AGAIN)
+        return false;
+    size_t n = outcome == GOOD ? (size_t)(s->out - s->begin) : 0;
+    f->part = (struct iovec){s->begin, n};
+    if (s->in_block) {
+        f->out += n;
+        f->room -= n;
+    }
+    *out = (struct packet){.parts = &f->part, .nparts = n > 0, .size = n, .buffer = s->buffer};
+    *failed = outcome == BAD;
+    count(f, n, outcome == GOOD);
+    return true;
 }
 
 void filter_count_stats_packet(struct filter *f, size_t size)

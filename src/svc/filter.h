@@ -33,13 +33,23 @@ struct filter_stats {
 int filter_new(struct bytes_view trace_filter, struct filter **out, char *why, size_t whylen);
 void filter_free(struct filter *f); /* NULL allowed */
 
-/* Begins a batch: what filter_packet gave before is no longer needed. */
+/* Begins a batch: what came out before is no longer needed. Not while a packet is at work. */
 void filter_begin(struct filter *f);
 
-/* Filters one packet (R136, R137). *out describes the result: pieces in memory of the filter, valid
- * until filter_begin, empty when everything was removed, or the packet did not parse or took too
- * much work (*failed then says so; it may be NULL). 0 or -ENOMEM. */
-int filter_packet(struct filter *f, const struct packet *in, struct packet *out, bool *failed);
+/* Takes one packet to be filtered (R136): a copy of its bytes. 0 or -ENOMEM. */
+int filter_take(struct filter *f, const struct packet *in);
+
+/* The same for n bytes that are filtered where they are; they belong to the caller, who leaves them
+ * alone until the packet is done. */
+void filter_take_place(struct filter *f, uint8_t *p, size_t n, int buffer);
+
+/* Filters some of the packet that was taken. Takes of *work what it needs: FILTER_UNIT bytes moved
+ * or an instruction of svc/rex are one, some nanoseconds; false when *work is spent and the packet
+ * not done: call again. Then *out describes it: one piece, valid until filter_begin, or none when
+ * everything was removed, or when it did not parse or took too much work (*failed says so, R137).
+ */
+#define FILTER_UNIT 32
+bool filter_step(struct filter *f, uint64_t *work, struct packet *out, bool *failed);
 
 /* The trace_stats packet is counted but not filtered (R138). */
 void filter_count_stats_packet(struct filter *f, size_t size);

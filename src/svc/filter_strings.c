@@ -3,7 +3,7 @@
  * String rules. Each is a compiled pattern with a policy; for a string they are tried in order
  * until one of them ends the search. Patterns come from a consumer and texts from producers, so
  * matching is linear (svc/rex), its work is limited for each packet, and the text is any run of
- * bytes.
+ * bytes. All work on a string can be left and gone on with; where it stands is in struct work.
  */
 #include "svc/filter_strings.h"
 
@@ -21,6 +21,8 @@
 #define TYPES     128 /* R147: a listed semantic type must be below, a field's may not be */
 #define MAX_RULES 1024
 #define MAX_BYTES (16u << 20) /* of the patterns, compiled */
+
+#define PIECE (64u << 10) /* bytes of a text that are looked at or overwritten in one go */
 
 /* Instructions of svc/rex for all strings of one packet: about 20 ms. */
 #define PACKET_WORK (UINT64_C(1) << 22)
@@ -44,11 +46,34 @@ struct rule {
     uint64_t types[TYPES / 64]; /* semantic types that the rule is for */
 };
 
+/* Where the work on a string stands. */
+enum phase {
+    PHASE_RULE,  /* the next rule is due */
+    PHASE_BAR,   /* the first '|' of the text is looked for, then the rule */
+    PHASE_MATCH, /* the rule's pattern is being matched */
+    PHASE_REDACT /* it did, and its groups are being overwritten */
+};
+
+struct work {
+    enum phase phase;
+    char *text; /* borrow */
+    size_t n;
+    uint32_t type;
+    size_t rule;   /* the one that is at work */
+    bool bar_done; /* bar is known */
+    size_t bar;    /* of the first '|' from index 2 on, n: none; while it is looked for, so far */
+    bool any;      /* of POLICY_ATRACE_SEARCH: it has matched */
+    unsigned group;
+    size_t at; /* in the group, overwritten so far */
+    struct rex_span spans[REX_MAX_GROUPS + 1];
+};
+
 struct filter_strings {
     struct rule *rules; /* own */
     size_t n, cap;
     size_t bytes;  /* of all patterns that were loaded */
     uint64_t left; /* work that the packet at hand may still take */
+    struct work work;
 };
 
 int filter_strings_new(struct filter_strings **out)
@@ -250,61 +275,132 @@ int filter_strings_load(struct filter_strings *s, struct bytes_view chain, char 
 /* ---- applying ---- */
 
 /* R149: "B|pid|payload" and the like, with the wanted start of the payload. */
-static bool is_atrace(const struct rule *r, const char *text, size_t n)
+static bool is_atrace(const struct rule *r, const struct work *w)
 {
-    if (n < 3 || text[0] == 'E')
+    if (w->bar == w->n)
         return false;
-    const char *bar = memchr(text + 2, '|', n - 2);
-    if (bar == NULL)
-        return false;
-    size_t rest = (size_t)(text + n - (bar + 1));
-    return rest >= r->prefix.n && memcmp(bar + 1, r->prefix.p, r->prefix.n) == 0;
+    const char *payload = w->text + w->bar + 1;
+    size_t rest = w->n - w->bar - 1;
+    return rest >= r->prefix.n && memcmp(payload, r->prefix.p, r->prefix.n) == 0;
 }
 
-/* R150. */
-static void redact(char *text, struct rex_span span)
+static bool wants_atrace(const struct rule *r)
+{
+    return r->policy == POLICY_ATRACE_REDACT || r->policy == POLICY_ATRACE_BREAK ||
+           r->policy == POLICY_ATRACE_SEARCH;
+}
+
+static void spend(uint64_t *work, uint64_t n)
+{
+    *work -= n < *work ? n : *work;
+}
+
+/* Looks for the bar, some bytes of the text. */
+static void step_bar(struct work *w, uint64_t *work)
+{
+    size_t n = w->n - w->bar < PIECE ? w->n - w->bar : PIECE;
+    const char *bar = n > 0 ? memchr(w->text + w->bar, '|', n) : NULL;
+    w->bar = bar != NULL ? (size_t)(bar - w->text) : w->bar + n;
+    spend(work, 1 + n / FILTER_STRINGS_UNIT);
+    w->bar_done = bar != NULL || w->bar == w->n;
+    if (w->bar_done)
+        w->phase = PHASE_RULE;
+}
+
+/* Finds the next rule that is meant. False when there is none. */
+static bool step_rule(struct filter_strings *s, uint64_t *work)
+{
+    struct work *w = &s->work;
+    if (w->rule >= s->n)
+        return false;
+    const struct rule *r = &s->rules[w->rule];
+    bool meant = w->type >= TYPES || (r->types[w->type / 64] >> w->type % 64 & 1) != 0;
+    spend(work, 1);
+    if (meant && wants_atrace(r) && !w->bar_done) {
+        w->bar = w->n < 3 || w->text[0] == 'E' ? w->n : 2;
+        w->phase = PHASE_BAR;
+    } else if (!meant || (wants_atrace(r) && !is_atrace(r, w))) {
+        w->rule++;
+    } else {
+        rex_start(r->rex, w->text, w->n, 0, r->policy != POLICY_ATRACE_SEARCH);
+        w->any = false;
+        w->phase = PHASE_MATCH;
+    }
+    return true;
+}
+
+/* False when the rule ends the search. */
+static bool step_match(struct filter_strings *s, uint64_t *work)
+{
+    struct work *w = &s->work;
+    const struct rule *r = &s->rules[w->rule];
+    switch (rex_step(r->rex, work, w->spans)) {
+    case REX_MORE:
+        return true;
+    case REX_NO:
+        if (w->any)
+            return false;
+        w->rule++;
+        w->phase = PHASE_RULE;
+        return true;
+    default:
+        break;
+    }
+    if (r->policy == POLICY_BREAK || r->policy == POLICY_ATRACE_BREAK)
+        return false;
+    w->any = true;
+    w->group = 1;
+    w->at = 0;
+    w->phase = PHASE_REDACT;
+    return true;
+}
+
+/* Overwrites some of the group at hand (R150). False when the rule ends the search. */
+static bool step_redact(struct filter_strings *s, uint64_t *work)
 {
     static const char mask[] = "P60REDACTED";
-    if (span.begin == REX_NONE)
-        return;
-    size_t n = span.end - span.begin, head = n < sizeof(mask) - 1 ? n : sizeof(mask) - 1;
-    memcpy(text + span.begin, mask, head);
-    memset(text + span.begin + head, '-', n - head);
-}
-
-static void redact_groups(const struct rule *r, char *text, const struct rex_span *spans)
-{
-    for (unsigned i = 1; i <= rex_groups(r->rex); i++)
-        redact(text, spans[i]);
-}
-
-static bool search_all(const struct rule *r, char *text, size_t n)
-{
-    struct rex_span spans[REX_MAX_GROUPS + 1];
-    bool any = false;
-    for (size_t from = 0; from <= n && rex_search(r->rex, text, n, from, spans);) {
-        any = true;
-        redact_groups(r, text, spans);
-        from = spans[0].end > spans[0].begin ? spans[0].end : (size_t)spans[0].end + 1;
+    struct work *w = &s->work;
+    const struct rule *r = &s->rules[w->rule];
+    if (w->group <= rex_groups(r->rex)) {
+        struct rex_span span = w->spans[w->group];
+        size_t n = span.begin == REX_NONE ? 0 : span.end - span.begin;
+        size_t head = n < sizeof(mask) - 1 ? n : sizeof(mask) - 1;
+        if (w->at < head) {
+            memcpy(w->text + span.begin, mask, head);
+            w->at = head;
+        }
+        size_t piece = n - w->at < PIECE ? n - w->at : PIECE;
+        if (piece > 0)
+            memset(w->text + span.begin + w->at, '-', piece);
+        w->at += piece;
+        spend(work, 1 + piece / FILTER_STRINGS_UNIT);
+        if (w->at == n) {
+            w->group++;
+            w->at = 0;
+        }
+        return true;
     }
-    return any;
+    size_t from = w->spans[0].end + (size_t)(w->spans[0].end == w->spans[0].begin);
+    if (r->policy != POLICY_ATRACE_SEARCH || from > w->n)
+        return false;
+    rex_start(r->rex, w->text, w->n, from, false);
+    w->phase = PHASE_MATCH;
+    return true;
 }
 
-/* True when the rule ends the search. */
-static bool apply_rule(const struct rule *r, char *text, size_t n)
+static bool step(struct filter_strings *s, uint64_t *work)
 {
-    struct rex_span spans[REX_MAX_GROUPS + 1];
-    bool atrace = r->policy == POLICY_ATRACE_REDACT || r->policy == POLICY_ATRACE_BREAK ||
-                  r->policy == POLICY_ATRACE_SEARCH;
-    if (atrace && !is_atrace(r, text, n))
-        return false;
-    if (r->policy == POLICY_ATRACE_SEARCH)
-        return search_all(r, text, n);
-    if (!rex_match(r->rex, text, n, spans))
-        return false;
-    if (r->policy == POLICY_REDACT || r->policy == POLICY_ATRACE_REDACT)
-        redact_groups(r, text, spans);
-    return true;
+    switch (s->work.phase) {
+    case PHASE_RULE:
+        return step_rule(s, work);
+    case PHASE_BAR:
+        step_bar(&s->work, work);
+        return true;
+    case PHASE_MATCH:
+        return step_match(s, work);
+    default:
+        return step_redact(s, work);
+    }
 }
 
 void filter_strings_begin(struct filter_strings *s)
@@ -312,14 +408,18 @@ void filter_strings_begin(struct filter_strings *s)
     s->left = PACKET_WORK;
 }
 
-bool filter_strings_apply(struct filter_strings *s, uint32_t semantic_type, char *text, size_t n)
+void filter_strings_start(struct filter_strings *s, uint32_t semantic_type, char *text, size_t n)
 {
-    for (size_t i = 0; i < s->n && s->left > 0; i++) {
-        const struct rule *r = &s->rules[i];
-        bool meant =
-            semantic_type >= TYPES || (r->types[semantic_type / 64] >> semantic_type % 64 & 1) != 0;
-        if (meant && apply_rule(r, text, n))
+    s->work = (struct work){.text = text, .n = n, .type = semantic_type};
+}
+
+enum filter_strings_result filter_strings_step(struct filter_strings *s, uint64_t *work)
+{
+    while (s->left > 0) {
+        if (*work == 0)
+            return FILTER_STRINGS_MORE;
+        if (!step(s, work))
             break;
     }
-    return s->left > 0;
+    return s->left > 0 ? FILTER_STRINGS_DONE : FILTER_STRINGS_REFUSED;
 }

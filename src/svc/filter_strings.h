@@ -27,9 +27,18 @@ int filter_strings_load(struct filter_strings *s, struct bytes_view chain, char 
 /* Begins a packet: the work on all its strings together has a limit. */
 void filter_strings_begin(struct filter_strings *s);
 
-/* Rewrites the n bytes at text by the rules for this semantic type. Any bytes are allowed (R151).
- * False when that would take more work than the packet may have: the string is not to be passed on.
- */
-bool filter_strings_apply(struct filter_strings *s, uint32_t semantic_type, char *text, size_t n);
+/* Rewrites the n bytes at text by the rules for this semantic type, in steps. Any bytes are allowed
+ * (R151). They stay where they are until a step says that it is done. */
+void filter_strings_start(struct filter_strings *s, uint32_t semantic_type, char *text, size_t n);
+
+enum filter_strings_result {
+    FILTER_STRINGS_DONE,
+    FILTER_STRINGS_MORE,    /* all of *work is spent: call again */
+    FILTER_STRINGS_REFUSED, /* it takes more than the packet may have: not to be passed on */
+};
+
+/* Takes of *work what it needs, in instructions of svc/rex, of some 5 ns, or this many bytes. */
+#define FILTER_STRINGS_UNIT 32
+enum filter_strings_result filter_strings_step(struct filter_strings *s, uint64_t *work);
 
 #endif

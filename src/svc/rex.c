@@ -5,7 +5,7 @@
  * take more than (instructions x text length) steps, and those are counted against a limit. Owned
  * by whoever compiled it: a session's filter or a list of name patterns. The scratch memory of the
  * matcher belongs to the compiled pattern, so a match allocates nothing; one pattern must not be
- * used by two matches at once.
+ * used by two matches at once. A match may be left and gone on with between any two bytes.
  *
  * Invariant: a program never exceeds REX_MAX_STEPS, and repetition counts are expanded against that
  * same limit while compiling, so neither memory nor stack depth depends on numbers in the pattern.
@@ -65,6 +65,11 @@ struct rex {
     uint32_t *best; /* own, ncaps */
     uint64_t work;  /* instructions of this match */
     uint64_t *left; /* borrow: what all matches may take; NULL: REX_MAX_WORK each */
+    /* The match that is going on. */
+    const char *text; /* borrow */
+    size_t len, from;
+    size_t at; /* of the next byte */
+    bool whole, found;
 };
 
 struct parser {
@@ -645,60 +650,96 @@ static bool may_go_on(struct rex *r)
     return false;
 }
 
-static bool run(struct rex *r, const char *text, size_t len, size_t from, bool whole,
-                struct rex_span *spans)
+void rex_start(struct rex *r, const char *text, size_t len, size_t from, bool whole)
 {
-    if (len >= REX_NONE)
-        return false;
-    bool found = false;
+    r->text = text;
+    r->len = len;
+    r->from = from;
+    r->at = from;
+    r->whole = whole;
+    r->found = false;
     r->work = 0;
-    uint32_t fresh[2 * (REX_MAX_GROUPS + 1)];
-    memset(fresh, 0xff, sizeof(fresh));
     r->now.n = 0;
-    struct cursor c = {text, len, from};
     next_generation(r);
-    for (size_t i = from;; i++) {
-        c.at = i;
-        if (!found && (i == from || !whole)) {
-            fresh[0] = (uint32_t)i;
-            add_thread(r, &r->now, 0, fresh, &c);
+}
+
+/* Takes the byte at r->at (or the end of the text) with all alternatives. */
+static void take_byte(struct rex *r)
+{
+    struct cursor c = {r->text, r->len, r->at + 1};
+    r->next.n = 0;
+    next_generation(r);
+    for (unsigned k = 0; k < r->now.n; k++) {
+        unsigned pc = r->now.pc[k];
+        uint32_t *caps = r->now.caps + (size_t)k * r->ncaps;
+        const struct rex_step *s = &r->prog[pc];
+        if (s->op == OP_DONE) {
+            if (r->whole && r->at != r->len)
+                continue;
+            r->found = true;
+            caps[1] = (uint32_t)r->at;
+            memcpy(r->best, caps, r->ncaps * sizeof(*caps));
+            break; /* what follows is of lower preference */
         }
-        if (!r->now.n)
-            break;
-        if (!may_go_on(r))
-            return false;
-        c.at = i + 1;
-        r->next.n = 0;
-        next_generation(r);
-        for (unsigned k = 0; k < r->now.n; k++) {
-            unsigned pc = r->now.pc[k];
-            uint32_t *caps = r->now.caps + (size_t)k * r->ncaps;
-            const struct rex_step *s = &r->prog[pc];
-            if (s->op == OP_DONE) {
-                if (whole && i != len)
-                    continue;
-                found = true;
-                caps[1] = (uint32_t)i;
-                memcpy(r->best, caps, r->ncaps * sizeof(*caps));
-                break; /* what follows is of lower preference */
-            }
-            if (i < len && step_takes(r, s, (unsigned char)text[i]))
-                add_thread(r, &r->next, pc + 1, caps, &c);
-        }
-        struct rex_threads t = r->now;
-        r->now = r->next;
-        r->next = t;
-        if (i == len)
-            break;
+        if (r->at < r->len && step_takes(r, s, (unsigned char)r->text[r->at]))
+            add_thread(r, &r->next, pc + 1, caps, &c);
     }
+    struct rex_threads t = r->now;
+    r->now = r->next;
+    r->next = t;
+}
+
+/* Begins a match at r->at where one may begin. */
+static void begin_here(struct rex *r)
+{
+    uint32_t fresh[2 * (REX_MAX_GROUPS + 1)];
+    struct cursor c = {r->text, r->len, r->at};
+    if (r->found || (r->whole && r->at != r->from))
+        return;
+    memset(fresh, 0xff, sizeof(fresh));
+    fresh[0] = (uint32_t)r->at;
+    add_thread(r, &r->now, 0, fresh, &c);
+}
+
+static enum rex_result finish(struct rex *r, struct rex_span *spans)
+{
     if (r->left)
         *r->left -= r->work < *r->left ? r->work : *r->left;
-    for (unsigned g = 0; found && spans && g <= r->groups; g++) {
+    for (unsigned g = 0; r->found && spans && g <= r->groups; g++) {
         bool in = r->best[2 * g] != REX_NONE && r->best[2 * g + 1] != REX_NONE;
         spans[g].begin = in ? r->best[2 * g] : REX_NONE;
         spans[g].end = in ? r->best[2 * g + 1] : REX_NONE;
     }
-    return found;
+    return r->found ? REX_YES : REX_NO;
+}
+
+enum rex_result rex_step(struct rex *r, uint64_t *work, struct rex_span *spans)
+{
+    if (r->len >= REX_NONE || r->from > r->len)
+        return REX_NO;
+    for (;; r->at++) {
+        uint64_t before = r->work;
+        if (*work == 0)
+            return REX_MORE;
+        begin_here(r);
+        if (!r->now.n)
+            return finish(r, spans);
+        if (!may_go_on(r))
+            return REX_NO;
+        take_byte(r);
+        if (r->at == r->len)
+            return finish(r, spans);
+        uint64_t took = r->work - before + 1;
+        *work -= took < *work ? took : *work;
+    }
+}
+
+static bool run(struct rex *r, const char *text, size_t len, size_t from, bool whole,
+                struct rex_span *spans)
+{
+    uint64_t work = UINT64_MAX;
+    rex_start(r, text, len, from, whole);
+    return rex_step(r, &work, spans) == REX_YES;
 }
 
 bool rex_match(struct rex *r, const char *text, size_t len, struct rex_span *spans)
@@ -708,5 +749,5 @@ bool rex_match(struct rex *r, const char *text, size_t len, struct rex_span *spa
 
 bool rex_search(struct rex *r, const char *text, size_t len, size_t from, struct rex_span *spans)
 {
-    return from <= len && run(r, text, len, from, false, spans);
+    return run(r, text, len, from, false, spans);
 }

@@ -52,6 +52,13 @@ unsigned rex_groups(const struct rex *r);
  * is written on success only. */
 bool rex_match(struct rex *r, const char *text, size_t len, struct rex_span *spans);
 
+/* The same two in steps, for texts that are long: start, then step until it says REX_YES or REX_NO.
+ * Of *work, what the step took is subtracted; when nothing is left it says REX_MORE. The text must
+ * stay where it is, and r serve no other match meanwhile. */
+enum rex_result { REX_NO, REX_YES, REX_MORE };
+void rex_start(struct rex *r, const char *text, size_t len, size_t from, bool whole);
+enum rex_result rex_step(struct rex *r, uint64_t *work, struct rex_span *spans);
+
 /* Leftmost match that begins at offset `from` or later. */
 bool rex_search(struct rex *r, const char *text, size_t len, size_t from, struct rex_span *spans);
 

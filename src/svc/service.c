@@ -58,6 +58,7 @@ int service_new(struct reactor *r, const struct service_options *opt, struct ser
     idmap_ids_init(&svc->producer_ids, 1, MAX_PRODUCERS);
     idmap_ids_init(&svc->buffer_ids, 1, MAX_BUFFER_ID);
     drain_init(svc);
+    giveback_init(&svc->giveback, r);
     *out = svc;
     return 0;
 }
@@ -121,6 +122,7 @@ void service_free(struct service *svc)
         producer_destroy(list_entry(it, struct producer, node));
     reactor_tick(svc->reactor, 0);
     drain_fini(svc);
+    giveback_fini(&svc->giveback);
     session_trigger_forget(svc);
     session_admit_forget(svc);
     service_relay_forget(svc);

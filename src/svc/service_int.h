@@ -16,6 +16,7 @@
 #include "reactor/idmap.h"
 #include "reactor/list.h"
 #include "reactor/task.h"
+#include "svc/giveback.h"
 #include "svc/selfpkt.h"
 #include "svc/service.h"
 
@@ -98,6 +99,8 @@ struct service {
     struct idmap instances; /* DataSourceInstanceID -> struct dsinst */
 
     uint64_t last_session, last_instance, last_flush, last_source; /* handed out last */
+
+    struct giveback giveback; /* what is being freed in slices */
 
     struct task drain;       /* svc/drain */
     struct list drain_queue; /* struct producer.drain_node: who has work, in turn */

@@ -186,7 +186,8 @@ void session_destroy(struct session *s)
     session_read_free(s);
     prioboost_release(s->svc, &s->boost);
     filter_free(s->filter);
-    compress_free(s->compress);
+    if (s->compress)
+        giveback_take(&s->svc->giveback, compress_free_some, s->compress);
     bytesbuf_fini(&s->concurrent);
     session_set_config(s, NULL);
     free(s->detach_key.p);
@@ -255,7 +256,8 @@ void session_release_buffers(struct session *s)
             list_for_each (it, &s->svc->producers)
                 producer_forbid(list_entry(it, struct producer, node), b->id);
         }
-        tbuf_free(b->tb);
+        if (b->tb)
+            giveback_take(&s->svc->giveback, tbuf_free_some, b->tb);
         charge_release(&b->charge);
         charge_release(&b->vm_charge);
     }

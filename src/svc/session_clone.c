@@ -103,7 +103,8 @@ static void give_up(struct session_clone *k, const char *error)
             k->buffers[i].tb = NULL;
         }
         if (k->source) { /* else they are the new session's */
-            tbuf_free(k->buffers[i].tb);
+            if (k->buffers[i].tb)
+                giveback_take(&k->svc->giveback, tbuf_free_some, k->buffers[i].tb);
             charge_release(&k->buffers[i].charge);
         }
     }
@@ -524,7 +525,7 @@ static int clear_buffers(struct session *s) /* R212 */
             return err;
         if (tbuf_is_read_only(old))
             tbuf_set_read_only(b->tb);
-        tbuf_free(old);
+        giveback_take(&s->svc->giveback, tbuf_free_some, old);
     }
     return 0;
 }

@@ -99,18 +99,51 @@ size_t session_read_trailer(struct session *s, const struct tbuf_packet *p, uint
  * (R72). What goes wrong is logged; the data source works without. */
 void session_vm_attach(struct session *s, size_t entry, const struct datasource *ds);
 
+/* A new reader: gets a packet of which some was handed on from its begin. */
+void session_read_rewind(struct session *s);
+
+/* One call of session_read_batch. */
+struct session_batch {
+    struct session *s;
+    struct packet_sink *sink;
+    size_t size; /* sum of the packets so far, before filter and compression (R103); when they
+                    are compressed, of those of earlier calls, too */
+    size_t threshold;
+    bool limited;    /* filter or compression: work and end_ns hold */
+    uint64_t work;   /* left for the call, in units of svc/session_pipe */
+    uint64_t end_ns; /* monotonic */
+    bool later;      /* a packet is at work and the call's time is up */
+    size_t trailers; /* bytes of session.trailers in use */
+};
+
+/* ---- session_pipe ---- */
+void session_pipe_begin(struct session_batch *b);       /* first in the call */
+bool session_pipe_spent(const struct session_batch *b); /* the call's work or time */
+bool session_pipe_busy(const struct session *s);        /* a packet is at work */
+int session_pipe_resume(struct session_batch *b);       /* goes on with it */
+/* Through the filter and so on. Look at b->later before the next. */
+int session_pipe_put(struct session_batch *b, const struct packet *pkt);
+int session_pipe_put_raw(struct session_batch *b, const struct packet *pkt); /* past the filter */
+/* Some of the packet that the filter has taken. True: it is done, *out and *failed are set. */
+bool session_pipe_filter(struct session_batch *b, struct packet *out, bool *failed);
+bool session_pipe_vanishes(const struct session_batch *b, bool failed); /* R137 */
+/* Compresses what there is time for of *v and moves it forward. */
+int session_pipe_feed(struct session_batch *b, struct bytes_view *v);
+/* Last in the call: a compressed batch that is full, or the last (all), is ended. */
+int session_pipe_end(struct session_batch *b, bool all);
+bool session_pipe_giving(const struct session *s); /* one is being handed out */
+int session_pipe_give(struct session_batch *b);    /* some of it */
+void session_pipe_rewind(struct session *s);
+void session_pipe_abandon(struct session *s); /* after a failure: what is at work is lost */
+void session_pipe_free(struct session *s);
+
 /* ---- session_large ---- */
 /* The first part of a large packet; copied. 0 or -ENOMEM. */
 int session_large_begin(struct session *s, size_t buffer, const struct tbuf_packet *p);
-/* A little of what is next for it: gathers, checks or sends. whole: put takes no pieces. */
-int session_large_step(struct session *s, bool whole, int (*put)(void *, const struct packet *),
-                       void *arg);
-/* Some of it was handed on, but not all. */
-static inline bool session_large_begun(const struct session *s)
-{
-    return s->large.state == LARGE_SEND && s->large.at > 0 && s->large.at < s->large.n;
-}
-/* A new reader: gets it from its begin. */
+/* A little of what is next for it: gathers, checks, filters, compresses or hands on. */
+int session_large_step(struct session_batch *b);
+/* It is being filtered, or some of it was handed on or compressed: nothing may come in between. */
+bool session_large_begun(const struct session *s);
 void session_large_rewind(struct session *s);
 void session_large_drop(struct session *s);
 

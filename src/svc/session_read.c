@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The read path: one batch of a session's packets, in the order of service.md R107, through filter
- * and compression into a sink. Our own packets are built into a buffer (one for each of the three
- * places where they come) before the first of them is handed on, since that memory moves while it
- * grows; those of producers are handed on as pieces of the trace buffer with their trusted fields
- * behind them. Whatever a packet points to stays where it is
- * until the next batch begins, so a sink may gather a whole batch without copying.
+ * and compression (svc/session_pipe) into a sink. Our own packets are built into a buffer (one for
+ * each of the three places where they come) before the first of them is handed on, since that
+ * memory moves while it grows; those of producers are handed on as pieces of the trace buffer with
+ * their trusted fields behind them. Whatever a packet points to stays where it is until the next
+ * call begins, so a sink may gather a whole batch without copying.
+ *
+ * A call does a bounded amount of work. When filter or compression need more for a batch, the stage
+ * that it was in is kept, and the next call goes on there.
  *
  * Per packet there is no allocation but the first of a new sequence, and no system call.
  */
@@ -25,16 +28,6 @@
 #include "svc/tbuf_vm.h"
 #include "svc/validate.h"
 
-/* One batch on its way. */
-struct batch {
-    struct session *s;
-    struct packet_sink *sink;
-    size_t size; /* sum of the packets so far, before filter and compression (R103) */
-    size_t threshold;
-    uint64_t end_ns; /* monotonic: no more packets of producers from then on; 0: no such end */
-    size_t trailers; /* bytes of session.trailers in use */
-};
-
 /* ---- sequence ids (R127) ---- */
 
 uint32_t session_read_sequence(struct session *s, uint32_t machine_id, uint16_t producer,
@@ -49,45 +42,21 @@ uint32_t session_read_sequence(struct session *s, uint32_t machine_id, uint16_t 
     return (uint32_t)id;
 }
 
-/* ---- filter, compression, sink ---- */
-
-static int put_raw(struct batch *b, const struct packet *pkt)
+/* Hands on packets of a buffer from own_at on, which must not grow any more in this batch. */
+static int put_buffered(struct session_batch *b, const struct bytesbuf *own)
 {
-    if (b->s->compress)
-        return compress_put(b->s->compress, pkt);
-    return packet_put(b->sink, pkt);
-}
-
-static int put(struct batch *b, const struct packet *pkt)
-{
-    struct packet filtered;
-    b->size += pkt->size;
-    if (!b->s->filter)
-        return put_raw(b, pkt);
-    bool failed;
-    int err = filter_packet(b->s->filter, pkt, &filtered, &failed);
-    /* One that does not parse is an empty packet in a file and in a compressed batch, and nothing
-     * at all for a consumer that reads (R137). */
-    if (!err && failed && !b->s->file && !b->s->compress)
-        return 0;
-    return err ? err : put_raw(b, &filtered);
-}
-
-/* Hands on all packets of a buffer, which must not grow any more in this batch. */
-static int put_buffered(struct batch *b, const struct bytesbuf *own)
-{
+    size_t *at = &b->s->own_at;
     if (own->failed)
         return -ENOMEM;
-    for (size_t at = 0; at < own->n;) {
-        uint32_t size = bytes_load32(own->p + at);
-        at += sizeof(size);
-        struct iovec part = {own->p + at, size};
+    while (*at < own->n) {
+        uint32_t size = bytes_load32(own->p + *at);
+        struct iovec part = {own->p + *at + sizeof(size), size};
         const struct packet pkt = {
             .parts = &part, .nparts = size ? 1 : 0, .size = size, .buffer = PACKET_SERVICE};
-        int err = put(b, &pkt);
-        if (err)
+        *at += sizeof(size) + size;
+        int err = session_pipe_put(b, &pkt);
+        if (err || b->later)
             return err;
-        at += size;
     }
     return 0;
 }
@@ -252,9 +221,8 @@ static void add_events(struct session *s, struct bytesbuf *out)
         session_event_emit(s, out);
 }
 
-static int put_own(struct batch *b)
+static void build_own(struct session *s)
 {
-    struct session *s = b->s;
     struct bytesbuf *out = &s->scratch;
     bool first = !s->preamble_done;
     if (!s->cfg->no_clock_snapshots)
@@ -271,7 +239,6 @@ static int put_own(struct batch *b)
     add_relay_clocks(s, out);
     if (first)
         add_vms(s, out);
-    return put_buffered(b, out);
 }
 
 /* ---- packets of producers (R107.16) ---- */
@@ -301,7 +268,7 @@ size_t session_read_trailer(struct session *s, const struct tbuf_packet *p, uint
 }
 
 /* Hands on one packet with its trusted fields (R125). */
-static int put_packet(struct batch *b, int buffer, const struct tbuf_packet *p)
+static int put_packet(struct session_batch *b, int buffer, const struct tbuf_packet *p)
 {
     struct session *s = b->s;
     if (ensure_parts(s, p->num_slices + 1))
@@ -313,11 +280,11 @@ static int put_packet(struct batch *b, int buffer, const struct tbuf_packet *p)
     s->parts[p->num_slices] = (struct iovec){trailer, len};
     const struct packet pkt = {
         .parts = s->parts, .nparts = p->num_slices + 1, .size = p->size + len, .buffer = buffer};
-    return put(b, &pkt);
+    return session_pipe_put(b, &pkt);
 }
 
 /* Reads one buffer until it is empty or the batch is full. *more: there is more in it. */
-static int put_buffer(struct batch *b, size_t index, bool *more)
+static int put_buffer(struct session_batch *b, size_t index, bool *more)
 {
     struct session *s = b->s;
     struct tbuf *tb = s->buffers[index].tb;
@@ -341,36 +308,27 @@ static int put_buffer(struct batch *b, size_t index, bool *more)
         int err = put_packet(b, (int)index, &p);
         if (err)
             return err;
-        if (b->end_ns && chrono_mono_ns() >= b->end_ns)
+        if (b->later || session_pipe_spent(b))
             break;
     }
     *more = true;
     return 0;
 }
 
-static int put_large(void *arg, const struct packet *pkt)
-{
-    struct batch *b = arg;
-    if (pkt->follows == 0 && !pkt->continues)
-        return put(b, pkt);
-    b->size += pkt->size;
-    return packet_put(b->sink, pkt);
-}
-
-static int put_buffers(struct batch *b, bool *more)
+/* *more: there is more to come, but not now. */
+static int put_buffers(struct session_batch *b, bool *more)
 {
     struct session *s = b->s;
     if (s->large.state != LARGE_NONE) {
-        int err = session_large_step(s, s->filter || s->compress, put_large, b);
         *more = true;
-        return err;
+        return session_large_step(b);
     }
-    for (size_t i = 0; i < b->s->nbuffers; i++) {
+    *more = false;
+    for (size_t i = 0; i < s->nbuffers; i++) {
         int err = put_buffer(b, i, more);
         if (err || *more)
             return err;
     }
-    *more = false;
     return 0;
 }
 
@@ -424,12 +382,14 @@ void session_read_stats(struct session *s, struct bytesbuf *out, size_t max)
     free(buffers);
 }
 
-static int put_stats(struct batch *b)
+static int put_stats(struct session_batch *b)
 {
     struct session *s = b->s;
     struct bytesbuf *out = &s->stats;
     struct selfpkt_stats stats;
     struct filter_stats filter;
+    if (!s->emit_stats)
+        return 0;
     const struct tbuf **buffers = alloc_array(s->nbuffers, sizeof(*buffers));
     collect_stats(s, &stats, &filter, buffers, SIZE_MAX);
     selfpkt_trace_stats(out, &stats);
@@ -443,39 +403,15 @@ static int put_stats(struct batch *b)
     b->size += pkt.size;
     if (s->filter)
         filter_count_stats_packet(s->filter, pkt.size);
-    return put_raw(b, &pkt);
+    return session_pipe_put_raw(b, &pkt);
 }
 
 /* ---- the batch ---- */
 
-/* R107.17 and 18. */
-static int put_ending(struct batch *b)
-{
-    struct session *s = b->s;
-    session_event_record(s, SELFPKT_READ_COMPLETED, false);
-    add_events(s, &s->ending);
-    int err = put_buffered(b, &s->ending);
-    if (!err && s->emit_stats)
-        err = put_stats(b);
-    return err;
-}
-
-static int put_compressed(struct batch *b)
-{
-    struct packet pkt;
-    bool none = false;
-    int err = compress_finish(b->s->compress, &pkt, &none);
-    return err || none ? err : packet_put(b->sink, &pkt);
-}
-
-static int prepare(struct session *s, size_t threshold)
+/* Room for the trusted fields of all packets of a call. */
+static int reserve_trailers(struct session *s, size_t threshold)
 {
     size_t room = threshold + VALIDATE_TRAILER_MAX;
-    bytesbuf_clear(&s->scratch);
-    bytesbuf_clear(&s->ending);
-    bytesbuf_clear(&s->stats);
-    if (s->filter)
-        filter_begin(s->filter);
     if (s->trailers_size >= room)
         return 0;
     uint8_t *p = alloc_try_resize(s->trailers, room, 1);
@@ -486,25 +422,80 @@ static int prepare(struct session *s, size_t threshold)
     return 0;
 }
 
+/* Does what is due in the stage that the read is in, and enters the next. */
+static int do_stage(struct session_batch *b)
+{
+    struct session *s = b->s;
+    bool more;
+    int err;
+    switch (s->stage) {
+    case READ_BEGIN:
+        bytesbuf_clear(&s->scratch);
+        bytesbuf_clear(&s->ending);
+        bytesbuf_clear(&s->stats);
+        s->own_at = 0;
+        if (!session_large_begun(s)) /* nothing comes between the pieces of a packet */
+            build_own(s);
+        s->stage = READ_OWN;
+        return 0;
+    case READ_OWN:
+        err = put_buffered(b, &s->scratch);
+        s->stage = b->later ? READ_OWN : READ_BUFFERS;
+        return err;
+    case READ_BUFFERS:
+        err = put_buffers(b, &more);
+        s->stage = more ? READ_BEGIN : READ_ENDING;
+        if (err || more)
+            return err;
+        session_event_record(s, SELFPKT_READ_COMPLETED, false);
+        add_events(s, &s->ending);
+        s->own_at = 0;
+        return 0;
+    case READ_ENDING:
+        err = put_buffered(b, &s->ending);
+        s->stage = b->later ? READ_ENDING : READ_STATS;
+        return err;
+    default:
+        s->stage = READ_END;
+        return put_stats(b);
+    }
+}
+
+/* Goes on with the batch, until there is enough of it or the call's time is up. */
+static int go_on(struct session_batch *b)
+{
+    struct session *s = b->s;
+    int err = session_pipe_resume(b);
+    while (!err && !b->later && s->stage != READ_END) {
+        err = do_stage(b);
+        if (s->stage == READ_BEGIN || session_pipe_spent(b))
+            break;
+    }
+    if (err < 0)
+        return err;
+    int last = session_pipe_end(b, s->stage == READ_END);
+    return err ? err : last;
+}
+
 int session_read_batch(struct session *s, size_t threshold, struct packet_sink *sink, bool *more)
 {
-    struct batch b = {.s = s, .sink = sink, .threshold = threshold};
-    if (s->filter || s->compress) /* may cost more than the loop has time for a batch */
-        b.end_ns = chrono_mono_ns() + DEFAULTS_TASK_BUDGET_NS;
-    bool left = false;
-    int err = prepare(s, threshold);
-    if (!err && !session_large_begun(s)) /* nothing comes between the pieces of a packet */
-        err = put_own(&b);
+    struct session_batch b = {.s = s, .sink = sink, .threshold = threshold};
+    session_pipe_begin(&b);
+    int err = reserve_trailers(s, threshold);
     if (!err)
-        err = put_buffers(&b, &left);
-    if (!err && !left)
-        err = put_ending(&b);
-    if (err >= 0 && s->compress) {
-        int last = put_compressed(&b);
-        err = err ? err : last;
-    }
-    *more = left;
+        err = session_pipe_giving(s) ? session_pipe_give(&b) : go_on(&b);
+    if (err)
+        session_pipe_abandon(s);
+    *more = s->stage != READ_END || session_pipe_busy(s) || session_pipe_giving(s);
+    if (err || !*more)
+        s->stage = READ_BEGIN;
     return err;
+}
+
+void session_read_rewind(struct session *s)
+{
+    session_large_rewind(s);
+    session_pipe_rewind(s);
 }
 
 bool session_read_empty(const struct session *s)
@@ -515,6 +506,7 @@ bool session_read_empty(const struct session *s)
 void session_read_free(struct session *s)
 {
     session_large_drop(s);
+    session_pipe_free(s);
     free(s->trailers);
     free(s->parts);
     s->trailers = NULL;

@@ -68,16 +68,30 @@ struct session_concurrent {
 #define SESSION_INSTANCES_MAX 16384 /* their ids must fit one Flush command */
 
 /* A packet that is too large for one batch, on its way out (svc/session_large). */
-enum session_large_state { LARGE_NONE, LARGE_GATHER, LARGE_CHECK, LARGE_SEND };
+enum session_large_state { LARGE_NONE, LARGE_GATHER, LARGE_CHECK, LARGE_FILTER, LARGE_SEND };
 
 struct session_large {
     enum session_large_state state;
     uint8_t *bytes; /* own */
     size_t n, cap;
-    size_t at; /* checked, or sent */
+    size_t at;       /* checked, sent or compressed */
+    size_t released; /* bytes at the begin whose memory was given back */
+    bool taken;      /* by the filter, or by the compressed batch */
     struct tbuf_packet info;
     size_t buffer; /* config index */
 };
+
+/* A packet that is at work in filter or compression (svc/session_pipe). */
+struct session_pipe {
+    bool filtering;         /* the filter has one */
+    struct bytes_view rest; /* of one that is being compressed */
+    uint8_t *copy;          /* own: rest, when its bytes could not stay where they were */
+    size_t copy_size;
+    size_t batch; /* bytes of the packets of the compressed batch so far */
+};
+
+/* Where a read stands between two calls (svc/session_read). */
+enum session_read_stage { READ_BEGIN, READ_OWN, READ_BUFFERS, READ_ENDING, READ_STATS, READ_END };
 
 /* Called once when a flush is over. s is NULL when the session has gone. */
 typedef void session_flush_done(void *arg, struct session *s, uint64_t cookie, bool ok);
@@ -165,7 +179,10 @@ struct session {
     struct idmap sequences; /* machine, producer, writer -> packet sequence id, as a pointer */
     uint32_t last_sequence;
     uint64_t invalid_packets;
+    enum session_read_stage stage;
+    size_t own_at;              /* in scratch or ending: the next packet */
     struct session_large large; /* svc/session_large */
+    struct session_pipe pipe;   /* svc/session_pipe */
     struct filter *filter;      /* own; NULL: none */
     struct compress *compress;  /* own; NULL: none */
 

@@ -76,6 +76,15 @@ void tbuf_free(struct tbuf *b)
     free(b);
 }
 
+bool tbuf_free_some(void *buffer)
+{
+    struct tbuf *b = buffer;
+    if (b->clones == NULL && (tbuf_ring_release(b) || tbuf_seqtab_release(&b->seqs)))
+        return true;
+    tbuf_free(b);
+    return false;
+}
+
 void tbuf_set_read_only(struct tbuf *b)
 {
     b->read_only = true;

@@ -43,6 +43,10 @@ int tbuf_new(uint64_t size, enum tbuf_policy policy, unsigned flags, struct tbuf
  * is allowed. */
 void tbuf_free(struct tbuf *b);
 
+/* The same in steps of about 0.1 ms: nothing but this may be called any more; false when all of it
+ * is freed. b is a struct tbuf. */
+bool tbuf_free_some(void *b);
+
 /* ---------------------------------------------------------------- copy a chunk in */
 
 /* Who the bytes come from, as the kernel said at accept. Trusted. A sequence keeps the identity of

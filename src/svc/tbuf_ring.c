@@ -24,6 +24,8 @@
 #include "svc/tbuf_read.h"
 #include "svc/tbuf_vm.h"
 
+#define RELEASE_STEP (UINT64_C(2) << 20) /* bytes given back in one go: one huge page */
+
 #define HUGE_MIN (UINT64_C(32) << 20) /* buffers from here on ask for huge pages */
 
 #define LOSS_BITS 0x00FEu /* of tbuf_seq.last_loss: those that a packet reports */
@@ -60,6 +62,20 @@ int tbuf_ring_init(struct tbuf *b, uint64_t size)
     b->restart_min = TBUF_RESTART_MIN;
     b->part_max = TBUF_PART_MAX;
     return 0;
+}
+
+bool tbuf_ring_release(struct tbuf *b)
+{
+    uint64_t touched = b->used > b->populated ? b->used : b->populated;
+    if (touched > b->size)
+        touched = b->size;
+    if (b->released >= touched)
+        return false;
+    uint64_t n = touched - b->released < RELEASE_STEP ? touched - b->released : RELEASE_STEP;
+    uint64_t page = page_size();
+    (void)madvise(b->mem + b->released, (n + page - 1) / page * page, MADV_DONTNEED);
+    b->released += n;
+    return true;
 }
 
 void tbuf_ring_fini(struct tbuf *b)

@@ -103,6 +103,7 @@ struct tbuf {
     struct tbuf_clone *clones; /* ref: clones in the making, see svc/tbuf_clone */
     struct tbuf_vms *vms;      /* own: see svc/tbuf_vm; NULL: none */
     bool freed;                /* tbuf_free() was called; the last of them frees it */
+    uint64_t released;         /* by tbuf_free_some() */
 };
 
 static inline uint64_t tbuf_rec_size(uint32_t room)
@@ -165,6 +166,9 @@ static inline void tbuf_ring_wake(struct tbuf *b, struct tbuf_seq *s)
 /* Maps the memory. 0 or -ENOMEM. */
 int tbuf_ring_init(struct tbuf *b, uint64_t size);
 void tbuf_ring_fini(struct tbuf *b);
+
+/* Gives back some of the ring's memory; false when there is no more. Only before tbuf_ring_fini. */
+bool tbuf_ring_release(struct tbuf *b);
 
 /* Bytes at the write cursor that can be written without evicting anything. */
 static inline uint64_t tbuf_ring_room(const struct tbuf *b)

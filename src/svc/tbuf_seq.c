@@ -22,10 +22,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "svc/giveback.h"
+
 _Static_assert(sizeof(struct tbuf_seq) == 64, "one cache line");
 
 const uint32_t tbuf_hist_bounds[TBUF_HIST_BUCKETS - 1] = {8,    32,   128,  512,   1024,
                                                           2048, 4096, 8192, 12288, 16384};
+
+#define RELEASE_STEP 1024u /* slots that are given back in one go */
 
 static uint32_t clamp(uint64_t v, uint32_t lo, uint32_t hi)
 {
@@ -64,12 +68,28 @@ int tbuf_seqtab_init(struct tbuf_seqtab *t, uint64_t ring_size)
     return -ENOMEM;
 }
 
-void tbuf_seqtab_fini(struct tbuf_seqtab *t)
+/* Frees what the slots (from, to] own. */
+static void free_lists(struct tbuf_seqtab *t, uint32_t from, uint32_t to)
 {
-    for (uint32_t i = 1; i <= t->top; i++) {
+    for (uint32_t i = from + 1; i <= to; i++) {
         if (t->slots[i].key != 0 && t->slots[i].log2cap > 1)
             free(t->slots[i].list.heap);
     }
+}
+
+bool tbuf_seqtab_release(struct tbuf_seqtab *t)
+{
+    uint32_t n = t->top < RELEASE_STEP ? t->top : RELEASE_STEP;
+    t->top -= n;
+    free_lists(t, t->top, t->top + n);
+    giveback_pages(t->slots + t->top + 1, n * sizeof(*t->slots));
+    giveback_pages(t->info + t->top + 1, n * sizeof(*t->info));
+    return n > 0;
+}
+
+void tbuf_seqtab_fini(struct tbuf_seqtab *t)
+{
+    free_lists(t, 0, t->top);
     tbuf_hash_fini(&t->hash);
     if (t->slots != NULL)
         munmap(t->slots, slots_bytes(t));

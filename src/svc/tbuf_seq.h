@@ -129,6 +129,10 @@ struct tbuf_seqtab {
 int tbuf_seqtab_init(struct tbuf_seqtab *t, uint64_t ring_size);
 void tbuf_seqtab_fini(struct tbuf_seqtab *t);
 
+/* Gives back some of the table's memory; false when there is no more. Only before
+ * tbuf_seqtab_fini. */
+bool tbuf_seqtab_release(struct tbuf_seqtab *t);
+
 /* ---- a copy of a table as it is now, made piece by piece while the table goes on ---- */
 
 /* What the copy has of a sequence is right once the sequence was kept, and a sequence is kept

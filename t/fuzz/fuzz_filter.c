@@ -47,7 +47,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         struct iovec part = {copy, len};
         struct packet in = {.parts = &part, .nparts = 1, .size = len}, out;
         bool failed;
-        if (filter_packet(f, &in, &out, &failed) == 0 && out.size > len)
+        uint64_t work = UINT64_MAX;
+        if (filter_take(f, &in) == 0 && filter_step(f, &work, &out, &failed) && out.size > len)
+            abort();
+        uint32_t step = data[0] + 1u; /* in place, and in pieces: the same */
+        struct packet again;
+        bool failed_again;
+        filter_take_place(f, copy, len, 0);
+        do
+            work = step;
+        while (!filter_step(f, &work, &again, &failed_again));
+        if (failed_again != failed || again.size != out.size ||
+            (out.size > 0 && memcmp(again.parts[0].iov_base, out.parts[0].iov_base, out.size) != 0))
             abort();
         free(copy);
         filter_free(f);

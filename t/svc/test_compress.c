@@ -34,26 +34,52 @@ static void put(struct compress *c, const void *p, size_t n)
 {
     uint8_t *at = (uint8_t *)(uintptr_t)p;
     struct iovec parts[2] = {{at, n / 2}, {at + n / 2, n - n / 2}};
-    struct packet pkt = {.parts = parts, .nparts = 2, .size = n};
-    cr_assert_eq(compress_put(c, &pkt), 0);
+    cr_assert_eq(compress_begin_packet(c, n), 0);
+    for (size_t i = 0; i < 2; i++) {
+        struct bytes_view v = bytes_view(parts[i].iov_base, parts[i].iov_len);
+        while (v.n > 0) {
+            ssize_t took = compress_feed(c, v);
+            cr_assert(took > 0 && (size_t)took <= compress_lump(c), "%zd", took);
+            v = bytes_view(v.p + took, v.n - (size_t)took);
+        }
+    }
     bytesbuf_pb_bytes(&want, 1, p, n);
+}
+
+/* Takes what is handed out, at most so many times. */
+static void give(struct compress *c, size_t times)
+{
+    struct packet out = {.follows = SIZE_MAX};
+    for (size_t k = 0; compress_giving(c) && k < times; k++) {
+        size_t size = 0, before = out.follows;
+        compress_give(c, 300000, &out);
+        cr_expect_leq(out.size, 300000);
+        cr_expect_eq(out.continues, k > 0);
+        cr_expect_eq(out.buffer, PACKET_SERVICE);
+        cr_expect(k == 0 || out.follows + out.size == before);
+        for (size_t i = 0; i < out.nparts; i++) {
+            cr_expect_leq(out.parts[i].iov_len, SLICE, "R157: no slice above 130560 bytes");
+            bytesbuf_put(&got, out.parts[i].iov_base, out.parts[i].iov_len);
+            size += out.parts[i].iov_len;
+        }
+        cr_expect_eq(size, out.size);
+    }
+    cr_expect(times != SIZE_MAX || !compress_giving(c));
 }
 
 static void finish(struct compress *c, uint32_t field, struct bytes_view *payload)
 {
-    struct packet out;
-    bool none = true;
-    cr_assert_eq(compress_finish(c, &out, &none), 0);
-    cr_assert_not(none);
+    cr_assert_not(compress_empty(c));
+    cr_assert_eq(compress_end(c), 0);
+    cr_assert(compress_empty(c));
     bytesbuf_clear(&got);
-    size_t size = 0;
-    for (size_t i = 0; i < out.nparts; i++) {
-        cr_expect_leq(out.parts[i].iov_len, SLICE, "R157: no slice above 130560 bytes");
-        bytesbuf_put(&got, out.parts[i].iov_base, out.parts[i].iov_len);
-        size += out.parts[i].iov_len;
+    give(c, 1);
+    if (compress_giving(c)) { /* a reader that went away in the middle */
+        compress_rewind(c);
+        bytesbuf_clear(&got);
     }
-    cr_expect_eq(size, out.size);
-    cr_expect_eq(out.buffer, PACKET_SERVICE);
+    give(c, SIZE_MAX);
+    cr_assert_not(compress_giving(c));
     struct bytes_cur cur = bytes_cur(bytesbuf_view(&got));
     struct bytes_field f;
     cr_assert(bytes_next(&cur, &f));
@@ -95,19 +121,18 @@ static void batches(enum compress_codec codec)
 {
     struct compress *c;
     cr_assert_eq(compress_new(codec, 0, &c), 0);
-    struct packet out;
-    bool none = false;
-    cr_expect_eq(compress_finish(c, &out, &none), 0);
-    cr_expect(none, "R154: an empty batch stays empty");
+    cr_expect(compress_empty(c), "R154: an empty batch stays empty");
+    cr_expect_not(compress_giving(c));
 
     put(c, "hello", 5);
     put(c, "", 0);
     put(c, "world", 5);
     expect_batch(c, codec);
-    cr_expect_eq(compress_held(c), 0);
-
-    cr_expect_eq(compress_finish(c, &out, &none), 0);
-    cr_expect(none, "nothing was put since the last batch");
+    cr_expect(compress_empty(c), "nothing was put since the last batch");
+    put(c, "gone", 4);
+    compress_abandon(c);
+    cr_expect(compress_empty(c));
+    bytesbuf_clear(&want);
 
     enum { BIG = 1 << 20 };
     uint8_t *noise = malloc(BIG);
@@ -118,6 +143,8 @@ static void batches(enum compress_codec codec)
         expect_batch(c, codec);
     }
     free(noise);
+    cr_expect_not(compress_trim(c), "a megabyte is kept");
+    cr_expect_geq(compress_held(c), BIG);
     compress_free(c);
 }
 
@@ -140,11 +167,15 @@ Test(compress, R153_T77_choice_of_codec)
 
 Test(compress, R156_T80_levels_out_of_range_are_clamped)
 {
-    static const int levels[] = {-5, 1, 19, 1000, INT32_MAX, INT32_MIN};
+    static const int levels[] = {-5, 1, 4, 7, 10, 13, 19, 1000, INT32_MAX, INT32_MIN};
+    uint8_t noise[20000];
+    fill_noise(noise, sizeof(noise), 3);
     for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++) {
         struct compress *c;
         cr_assert_eq(compress_new(COMPRESS_ZSTD, levels[i], &c), 0);
         put(c, "level", 5);
+        for (size_t k = 0; k < 5; k++)
+            put(c, noise + k * 100, sizeof(noise) - k * 1000);
         expect_batch(c, COMPRESS_ZSTD);
         compress_free(c);
     }

@@ -4,6 +4,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "reactor/bytesbuf.h"
@@ -14,6 +15,8 @@ enum { END, SIMPLE, RANGE, NESTED, STRING, STRING_TYPE };
 #define OP(field, op) ((uint32_t)(field) << 3 | (op))
 
 static struct filter *f;
+static struct filter *cut; /* the same, but it gets its work in pieces */
+static uint32_t seed = 1;
 static struct bytesbuf config;
 static char why[200];
 
@@ -25,6 +28,7 @@ static void setup(void)
 static void teardown(void)
 {
     filter_free(f);
+    filter_free(cut);
     bytesbuf_fini(&config);
 }
 
@@ -50,9 +54,12 @@ static void add_code(uint32_t field, const uint32_t *w, size_t n)
 static int build(void)
 {
     filter_free(f);
-    f = NULL;
+    filter_free(cut);
+    f = cut = NULL;
     why[0] = '\0';
     int rc = filter_new(bytesbuf_view(&config), &f, why, sizeof(why));
+    if (rc == 0)
+        cr_assert_eq(filter_new(bytesbuf_view(&config), &cut, why, sizeof(why)), 0);
     cr_expect_eq(rc != 0, why[0] != '\0', "a refusal says why");
     bytesbuf_clear(&config);
     return rc;
@@ -63,6 +70,45 @@ static int build(void)
 
 static struct packet out;
 
+static uint32_t below(uint32_t n)
+{
+    seed = seed * 1664525 + 1013904223;
+    return (seed >> 8) % n;
+}
+
+/* The same packet in steps of random size, some of them tiny: it comes out the same. */
+static void run_in_steps(const struct packet *in, bool want_failed)
+{
+    struct packet got;
+    bool failed = false;
+    uint64_t steps = 0, most = below(4) == 0 ? 20 : 20000, work;
+    filter_begin(cut);
+    if (below(2)) {
+        cr_assert_eq(filter_take(cut, in), 0);
+    } else {
+        static uint8_t *place;
+        free(place);
+        place = malloc(in->size + 1); /* so that what is read past it is seen */
+        memcpy(place, in->parts[0].iov_base, in->parts[0].iov_len);
+        memcpy(place + in->parts[0].iov_len, in->parts[1].iov_base, in->parts[1].iov_len);
+        filter_take_place(cut, place, in->size, in->buffer);
+    }
+    do
+        work = 1 + below((uint32_t)most), steps++;
+    while (!filter_step(cut, &work, &got, &failed));
+    cr_assert_eq(failed, want_failed, "in %lu steps", (unsigned long)steps);
+    cr_assert_eq(got.size, out.size);
+    cr_assert_eq(got.nparts, out.nparts);
+    if (got.size > 0)
+        cr_assert_arr_eq(got.parts[0].iov_base, out.parts[0].iov_base, got.size);
+    struct filter_stats a, b;
+    filter_get_stats(f, &a);
+    filter_get_stats(cut, &b);
+    cr_expect_eq(a.errors, b.errors);
+    cr_expect_eq(a.output_bytes, b.output_bytes);
+    cr_expect_eq(a.buffers, b.buffers);
+}
+
 /* Filters the bytes, cut in two at `cut`. */
 static bool run(const void *p, size_t n, int buffer)
 {
@@ -70,9 +116,13 @@ static bool run(const void *p, size_t n, int buffer)
     struct iovec parts[2] = {{at, n / 3}, {at + n / 3, n - n / 3}};
     struct packet in = {.parts = parts, .nparts = 2, .size = n, .buffer = buffer};
     bool failed = false;
-    cr_assert_eq(filter_packet(f, &in, &out, &failed), 0);
+    uint64_t work = UINT64_MAX;
+    filter_begin(f);
+    cr_assert_eq(filter_take(f, &in), 0);
+    cr_assert(filter_step(f, &work, &out, &failed));
     cr_expect_leq(out.size, n, "R145: never longer than the input");
     cr_expect_eq(out.nparts, (size_t)(out.size > 0));
+    run_in_steps(&in, failed);
     return !failed;
 }
 
@@ -348,6 +398,167 @@ Test(filter, R138_statistics)
     cr_expect_arr_eq(s.discarded_per_buffer, ((uint64_t[]){2, 0, 2}), 3 * sizeof(uint64_t));
 }
 
+/* ---- random messages against a filter that is obviously right ---- */
+
+enum { DROPS, PASSES, REDACTS, NESTS };
+
+/* The program of the test: message 1 is TracePacket, message 2 nests in itself. */
+static int rule_of(uint32_t msg, uint32_t field)
+{
+    if (msg == 1)
+        return field == 4 ? NESTS : field == 2 || (field >= 200 && field < 300) ? PASSES : DROPS;
+    return field == 3 ? NESTS : field == 1 ? PASSES : field == 5 ? REDACTS : DROPS;
+}
+
+/* A length in as many bytes as `was` takes, where lengths shrink (R145). */
+static void put_length(struct bytesbuf *b, size_t n, size_t was)
+{
+    for (size_t bytes = bytes_varint_size(was); bytes > 1; bytes--, n >>= 7)
+        bytesbuf_put_u8(b, (uint8_t)(n | 0x80));
+    bytesbuf_put_u8(b, (uint8_t)n);
+}
+
+/* Filters msg by message `which` of the program, by the words of R145. False: it does not parse. */
+static bool reference(struct bytes_view msg, uint32_t which, struct bytesbuf *to)
+{
+    struct bytes_cur cur = bytes_cur(msg);
+    struct bytes_field v;
+    while (bytes_next(&cur, &v)) {
+        int rule = rule_of(which, v.id);
+        struct bytesbuf inner;
+        if (rule == DROPS || (rule != PASSES && v.type != BYTES_LEN))
+            continue;
+        bytesbuf_put_varint(to, (uint64_t)v.id << 3 | (unsigned)v.type);
+        if (v.type == BYTES_VARINT) {
+            bytesbuf_put_varint(to, v.num);
+        } else if (v.type == BYTES_FIXED32) {
+            bytesbuf_put_u32(to, (uint32_t)v.num);
+        } else if (v.type == BYTES_FIXED64) {
+            bytesbuf_put_u64(to, v.num);
+        } else {
+            bytesbuf_init(&inner, 1u << 24);
+            bool ok = true;
+            if (rule == NESTS)
+                ok = reference(v.data, 2, &inner);
+            else if (v.data.n > 0)
+                bytesbuf_put(&inner, v.data.p, v.data.n);
+            if (rule == REDACTS && inner.n > 1 && inner.p[0] == 's') { /* s(.*) */
+                for (size_t i = 1; i < inner.n; i++)
+                    inner.p[i] = i <= 11 ? (uint8_t) "P60REDACTED"[i - 1] : '-';
+            }
+            put_length(to, inner.n, v.data.n);
+            if (inner.n > 0)
+                bytesbuf_put(to, inner.p, inner.n);
+            bytesbuf_fini(&inner);
+            if (!ok)
+                return false;
+        }
+    }
+    return bytes_done(&cur);
+}
+
+static void put_random(struct bytesbuf *b, int depth)
+{
+    static const uint32_t fields[] = {1, 2, 3, 4, 5, 7, 201, 299, 300, 5000};
+    static uint8_t text[100000];
+    for (uint32_t n = below(8); n > 0; n--) {
+        uint32_t field = fields[below(10)];
+        switch (below(depth > 0 ? 6 : 4)) {
+        case 0:
+            bytesbuf_pb_varint(b, field, (uint64_t)seed << below(32));
+            break;
+        case 1:
+            bytesbuf_put_varint(b, (uint64_t)field << 3 | BYTES_FIXED32);
+            bytesbuf_put_u32(b, seed);
+            break;
+        case 2:
+            bytesbuf_put_varint(b, (uint64_t)field << 3 | BYTES_FIXED64);
+            bytesbuf_put_u64(b, seed);
+            break;
+        case 3: {
+            size_t len = below(3) ? below(200) : below(sizeof(text));
+            memset(text, below(2) ? 's' : 'a', len);
+            bytesbuf_pb_bytes(b, field, text, len);
+            break;
+        }
+        default: {
+            struct bytesbuf inner;
+            bytesbuf_init(&inner, 1u << 24);
+            put_random(&inner, depth - 1);
+            bytesbuf_pb_bytes(b, field, inner.p, inner.n);
+            bytesbuf_fini(&inner);
+        }
+        }
+    }
+}
+
+static int build_rules_for_reference(void);
+
+Test(filter, R145_random_messages_as_the_reference_has_them)
+{
+    struct bytesbuf in, want;
+    size_t passed = 0, failed = 0;
+    cr_assert_eq(build_rules_for_reference(), 0, "%s", why);
+    bytesbuf_init(&in, 1u << 24);
+    bytesbuf_init(&want, 1u << 24);
+    for (int round = 0; round < 3000; round++) {
+        bytesbuf_clear(&in);
+        bytesbuf_clear(&want);
+        put_random(&in, 4);
+        for (uint32_t spoils = below(3) == 0 ? below(3) : 0; in.n > 0 && spoils > 0; spoils--)
+            in.p[below((uint32_t)in.n)] ^= (uint8_t)(1u << below(8));
+        if (in.n > 0 && below(10) == 0)
+            in.n = below((uint32_t)in.n);
+        bool ok = reference(bytesbuf_view(&in), 1, &want);
+        cr_assert_eq(run(in.p, in.n, 0), ok, "round %d", round);
+        if (ok)
+            expect_out(want.p, want.n);
+        *(ok ? &passed : &failed) += 1;
+    }
+    cr_expect(passed > 1500 && failed > 100, "%zu good ones, %zu bad ones", passed, failed);
+    bytesbuf_fini(&in);
+    bytesbuf_fini(&want);
+}
+
+/* Steps that the packet in b takes when each may do STEP of work. */
+#define STEP (1u << 12)
+
+static uint64_t steps_of(struct bytesbuf *b)
+{
+    uint64_t steps = 0, work;
+    bool failed = true;
+    filter_take_place(f, b->p, b->n, 0);
+    do
+        work = STEP, steps++;
+    while (!filter_step(f, &work, &out, &failed));
+    cr_expect_not(failed);
+    return steps;
+}
+
+/* One step takes no more than it was given, be it bytes, fields or a string that are many. */
+Test(filter, a_step_is_bounded)
+{
+    enum { MB = 1 << 20, FIELDS = 100000 };
+    static uint8_t packet[20 * MB];
+    struct bytesbuf b;
+    cr_assert_eq(build_rules_for_reference(), 0, "%s", why);
+    memset(packet, 's', sizeof(packet));
+    bytesbuf_init(&b, 64u << 20);
+    bytesbuf_pb_varint(&b, 7, 1); /* left out, so that what is behind it moves */
+    bytesbuf_pb_bytes(&b, 201, packet, sizeof(packet));
+    cr_expect_gt(steps_of(&b), sizeof(packet) / FILTER_UNIT / STEP);
+    bytesbuf_clear(&b);
+    for (int i = 0; i < FIELDS; i++)
+        bytesbuf_pb_varint(&b, 2, 5);
+    cr_expect_gt(steps_of(&b), FIELDS / STEP);
+    bytesbuf_clear(&b);
+    size_t nested = bytesbuf_pb_begin(&b, 4);
+    bytesbuf_pb_bytes(&b, 5, packet, MB / 2);
+    bytesbuf_pb_end(&b, nested);
+    cr_expect_gt(steps_of(&b), MB / 2 / STEP);
+    bytesbuf_fini(&b);
+}
+
 /* ---- string rules ---- */
 
 struct rule {
@@ -397,6 +608,15 @@ static void expect_string(uint8_t field, const char *text, const char *want)
     cr_assert_eq(build_rules((const struct rule[]){__VA_ARGS__},                                   \
                              sizeof((const struct rule[]){__VA_ARGS__}) / sizeof(struct rule)),    \
                  0, "%s", why)
+
+static int build_rules_for_reference(void)
+{
+    static const struct rule rule = {1, "s(.*)", NULL, NULL, -1};
+    CODE(2, OP(1, NESTED), 1, END, OP(2, SIMPLE), OP(4, NESTED), 2, OP(200, RANGE), 100, END,
+         OP(1, SIMPLE), OP(3, NESTED), 2, OP(5, STRING), END);
+    add_rules(3, &rule, 1);
+    return build();
+}
 
 Test(filter, R148_R150_T82_the_table)
 {

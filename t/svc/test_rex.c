@@ -147,6 +147,35 @@ Test(rex, nesting_and_groups_are_bounded)
     cr_expect_eq(rex_new(many, strlen(many), &r), ERR_BAD_CONFIG);
 }
 
+/* A match may be left and gone on with anywhere. */
+Test(rex, steps)
+{
+    static const char *const patterns[] = {"a(b*)c", "(a|ab)(c|bcd)(d*)", "x", ".*(c)", "\\bd?"};
+    static const char *const texts[] = {"abbbbbc", "abcd", "", "aaac", "no match here"};
+    for (size_t i = 0; i < 25; i++) {
+        const char *text = texts[i % 5];
+        struct rex *r = compile(patterns[i / 5]);
+        struct rex_span want[REX_MAX_GROUPS + 1], got[REX_MAX_GROUPS + 1];
+        for (int whole = 0; whole < 2; whole++) {
+            bool yes = whole ? rex_match(r, text, strlen(text), want)
+                             : rex_search(r, text, strlen(text), 0, want);
+            enum rex_result result;
+            uint64_t steps = 0, work;
+            rex_start(r, text, strlen(text), 0, whole);
+            do
+                work = 1, steps++;
+            while ((result = rex_step(r, &work, got)) == REX_MORE);
+            cr_expect_eq(result == REX_YES, yes, "%s in %s", patterns[i / 5], text);
+            cr_expect(!yes || steps >= want[0].end, "a byte a step at most");
+            for (unsigned g = 0; yes && g <= rex_groups(r); g++) {
+                cr_expect_eq(got[g].begin, want[g].begin);
+                cr_expect_eq(got[g].end, want[g].end);
+            }
+        }
+        rex_free(r);
+    }
+}
+
 /* A pattern that makes backtracking matchers take exponential time. */
 Test(rex, time_is_linear, .timeout = 5)
 {
