@@ -522,8 +522,8 @@ Test(clone, R211_R221_T95_into_a_file)
     close(dst);
 }
 
-/* The source's file must be one that can be read: of a pipe the clone would have lacked all that was
- * drained, without a word. */
+/* The source's file must be one that can be read: of a pipe the clone would have lacked all that
+ * was drained, without a word. */
 Test(clone, R211_a_source_that_cannot_be_read)
 {
     struct prod *p = prod_new(w, "p", 1);

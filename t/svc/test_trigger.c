@@ -181,8 +181,8 @@ Test(trigger, R30_duration_after_a_stop_trigger)
     cr_expect(c->disabled);
 }
 
-/* A deferred session whose trigger came before its start was never stopped: neither by the trigger nor
- * by its duration, which leaves that to the trigger (R30). */
+/* A deferred session whose trigger came before its start was never stopped: neither by the trigger
+ * nor by its duration, which leaves that to the trigger (R30). */
 Test(trigger, R174_R179_a_stop_trigger_before_the_start)
 {
     struct prod *p = prod_new(w, "p", 7);
