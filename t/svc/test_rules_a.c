@@ -654,6 +654,9 @@ Test(rules_a, R43_no_more_than_65535_producers)
         if (id != 500)
             idmap_del(&w->svc->producer_of, id);
     }
+    struct cons *c = cons_new(w, 1);
+    cr_assert(cons_enable(c, buffers(1)));
+    cr_expect_eq(stat_of(c, PBF_TraceStats_producers_seen), 500, "the last id handed out");
 }
 
 Test(rules_a, R55_T44_sizes_of_an_smb_row_by_row)
@@ -685,13 +688,13 @@ Test(rules_a, R55_T44_sizes_of_an_smb_row_by_row)
         struct cons *c = cons_new(w, 1);
         prod_register(p, "ds", 0);
         plain("ds");
-        for (int k = 0; k < 2; k++) { /* the first entry with the name wins */
+        for (int k = 0; k < 3; k++) { /* the first entry with the name wins */
             size_t m = bytesbuf_pb_begin(&w->cfg, PBF_TraceConfig_producers);
-            bytesbuf_pb_str(&w->cfg, PBF_TraceConfig_ProducerConfig_producer_name, "p");
+            bytesbuf_pb_str(&w->cfg, PBF_TraceConfig_ProducerConfig_producer_name, k ? "p" : "pp");
             bytesbuf_pb_varint(&w->cfg, PBF_TraceConfig_ProducerConfig_shm_size_kb,
-                               k ? 64 : rows[i].size);
+                               k != 1 ? 64 : rows[i].size);
             bytesbuf_pb_varint(&w->cfg, PBF_TraceConfig_ProducerConfig_page_size_kb,
-                               k ? 8 : rows[i].page);
+                               k != 1 ? 8 : rows[i].page);
             bytesbuf_pb_end(&w->cfg, m);
         }
         cons_enable(c, &w->cfg);
