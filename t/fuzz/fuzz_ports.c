@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +56,12 @@ struct thing {
     struct bytes_view bytes;
 };
 
+static void die(const char *what)
+{
+    fprintf(stderr, "%s (%s)\n", what, strerror(errno));
+    abort();
+}
+
 static void on_log(void *arg, enum log_level level, const char *text)
 {
     (void)arg;
@@ -78,7 +85,7 @@ static void tcp_pair(int fds[2])
     if (bind(listener, (struct sockaddr *)&at, sizeof(at)) || listen(listener, 1) ||
         getsockname(listener, (struct sockaddr *)&at, &len) ||
         connect(fds[1], (struct sockaddr *)&at, sizeof(at)))
-        abort();
+        die("no pair of TCP sockets");
     fds[0] = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
     setsockopt(fds[1], SOL_SOCKET, SO_LINGER, &no_wait, sizeof(no_wait));
     close(listener);
@@ -90,10 +97,10 @@ static void join(struct run *r, unsigned i)
     if (i == REMOTE)
         tcp_pair(fds);
     else if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds))
-        abort();
+        die("no pair of sockets");
     if (rpc_host_accept(i < CONS_A ? r->producers : r->consumers, fds[0],
                         i == REMOTE ? RELAY_TAG : 1))
-        abort();
+        die("a connection is not let in");
     r->fds[i] = fds[1];
     frame_reader_init(&r->in[i]);
 }
@@ -117,7 +124,7 @@ static bool hear(struct run *r, unsigned i)
     uint8_t *p = NULL;
     size_t room = 0;
     if (frame_reader_space(&r->in[i], &p, &room))
-        abort(); /* a frame beyond the limit */
+        die("a frame beyond the limit");
     struct iovec iov = {p, room};
     struct msghdr msg = {.msg_iov = &iov,
                          .msg_iovlen = 1,
@@ -137,10 +144,10 @@ static bool hear(struct run *r, unsigned i)
     int rc;
     while ((rc = frame_reader_next(&r->in[i], &payload)) == 0) {
         if (frame_decode(&f, payload))
-            abort();
+            die("a frame that does not decode");
     }
     if (rc > 0)
-        abort();
+        die("a frame beyond the limit");
     return true;
 }
 
@@ -277,6 +284,14 @@ static void step(struct run *r, const struct thing *t)
 
 /* ---- a run ---- */
 
+/* The lowest free descriptor: the same at the end as at the beginning, or one is left. */
+static int lowest_free(void)
+{
+    int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    close(fd);
+    return fd;
+}
+
 static int admit(void *arg, struct rpc_conn *conn, char *why, size_t len)
 {
     struct run *r = arg;
@@ -303,13 +318,13 @@ static void begin(struct run *r)
     chrono_random_seed(1);
     r->reactor = reactor_new(&reactor_opts);
     if (!r->reactor || service_new(r->reactor, &opt, &r->svc))
-        abort();
+        die("no service");
     r->producers = rpc_host_new(r->reactor, &conf);
     r->consumers = rpc_host_new(r->reactor, &conf);
     if (prodport_new(r->reactor, r->svc, r->producers, &r->prodport) ||
         relayport_new(r->svc, r->producers, RELAY_TAG, &r->relayport) ||
         consport_new(r->reactor, r->svc, r->consumers, &r->consport))
-        abort();
+        die("no ports");
     for (unsigned i = 0; i < CONNS; i++)
         r->fds[i] = -1;
 }
@@ -318,9 +333,14 @@ static void end(struct run *r)
 {
     for (unsigned i = 0; i < CONNS; i++)
         hang_up(r, i);
+    /* A process that writes files has our ends, too, until it comes to close them. */
+    for (unsigned ms = 0; rpc_host_count(r->producers) + rpc_host_count(r->consumers) != 0; ms++) {
+        reactor_settle(r->reactor);
+        if (ms > 10000)
+            die("a connection is left");
+        poll(NULL, 0, ms ? 1 : 0);
+    }
     reactor_settle(r->reactor);
-    if (rpc_host_count(r->producers) + rpc_host_count(r->consumers) != 0)
-        abort();
     service_end(r->svc);
     rpc_host_free(r->producers);
     rpc_host_free(r->consumers);
@@ -339,9 +359,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct run r = {0};
     struct bytes_cur in = bytes_cur(bytes_view(data, size));
     struct thing t;
+    int free_before = lowest_free();
     begin(&r);
     for (unsigned n = 0; n < STEPS_MAX && next_thing(&in, &t); n++)
         step(&r, &t);
     end(&r);
+    if (lowest_free() != free_before)
+        die("a descriptor is left");
     return 0;
 }
