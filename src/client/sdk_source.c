@@ -12,6 +12,9 @@
 
 #include "client/datasource.h"
 #include "client/sdk.h"
+#include "ipc/frame.h"
+#include "protos/fieldnum.h"
+#include "reactor/bytesbuf.h"
 
 /* ---- instances ---- */
 
@@ -140,8 +143,16 @@ static void do_register(void *arg)
     if (reg->err)
         return;
     src->opts = reg->opts;
+    struct bytesbuf descriptor;
+    bytesbuf_init(&descriptor, FRAME_BLOB_MAX);
+    if (reg->opts.program)
+        bytesbuf_pb_bytes(&descriptor, PBF_DataSourceDescriptor_protovm_program, reg->opts.program,
+                          reg->opts.program_len);
+    src->opts.program = NULL; /* the caller's again after this */
     const struct datasource_def def = {
         .name = reg->name,
+        .descriptor = descriptor.p,
+        .descriptor_len = descriptor.n,
         .ops = &ops,
         .ctx = src,
         .will_notify_on_start = true,
@@ -151,7 +162,8 @@ static void do_register(void *arg)
             reg->opts.when_full == PERFETTO_WHEN_FULL_STALL ? ARBITER_STALL_DROP : ARBITER_DROP,
     };
     struct datasource *made = NULL;
-    reg->err = datasource_register(sdk.link, &def, &made);
+    reg->err = descriptor.failed ? -EINVAL : datasource_register(sdk.link, &def, &made);
+    bytesbuf_fini(&descriptor);
     pthread_mutex_lock(&sdk.lock);
     src->ds = made;
     pthread_mutex_unlock(&sdk.lock);

@@ -21,6 +21,7 @@
 #include "svc/scrape.h"
 #include "svc/service_int.h"
 #include "svc/session_int.h"
+#include "svc/tbuf_vm.h"
 
 /* What one producer may move before it is the next one's turn. */
 #define QUANTUM_BYTES (64u << 10)
@@ -34,17 +35,18 @@
 /* Work that moves no bytes still costs something. */
 #define COST_OF_ENTRY   64
 #define COST_OF_TRIGGER 4096
+#define COST_OF_STEP    10 /* of a ProtoVM */
 
 /* ---- chunks (R78-R81) ---- */
 
-void drain_copy(struct producer *p, uint16_t buffer, const struct scan_chunk *c)
+size_t drain_copy(struct producer *p, uint16_t buffer, const struct scan_chunk *c)
 {
     struct service *svc = p->svc;
     struct session_buffer *b = idmap_get(&svc->buffers, buffer);
     uint16_t registered = producer_writer_buffer(p, c->writer_id);
     if (!b || !producer_may_write(p, buffer) || (registered && registered != buffer)) {
         svc->count.chunks_discarded++;
-        return;
+        return COST_OF_ENTRY;
     }
     const struct tbuf_chunk_in in = {
         .producer_id = p->id,
@@ -65,6 +67,7 @@ void drain_copy(struct producer *p, uint16_t buffer, const struct scan_chunk *c)
     svc->count.bytes_moved += c->size;
     p->chunks_moved++;
     p->bytes_moved += c->size;
+    return COST_OF_ENTRY + c->size + tbuf_vm_take_work(b->tb) * COST_OF_STEP;
 }
 
 /* One chunks_to_move entry; returns what it cost. */
@@ -77,17 +80,16 @@ static size_t move(struct producer *p, const struct commit_move *m)
             p->svc->count.chunks_skipped++;
             return COST_OF_ENTRY;
         }
-        drain_copy(p, buffer, &c);
-        return c.size + COST_OF_ENTRY;
+        return drain_copy(p, buffer, &c);
     }
     if (scan_acquire(&p->shm, m->page, m->chunk, &c)) {
         p->svc->count.chunks_skipped++;
         return COST_OF_ENTRY;
     }
-    drain_copy(p, buffer, &c);
+    size_t cost = drain_copy(p, buffer, &c);
     if (scan_release(&p->shm, &c))
         p->svc->count.pages_given_up++;
-    return c.size + COST_OF_ENTRY;
+    return cost;
 }
 
 /* ---- patches (R82-R84) ---- */

@@ -27,7 +27,8 @@ void drain_push(struct producer *p, struct mailbox_msg *m);
 /* Forgets a producer that is being destroyed. */
 void drain_forget(struct producer *p);
 
-/* Copies one chunk into the trace buffer with that global id after the checks of R81. */
-void drain_copy(struct producer *p, uint16_t buffer, const struct scan_chunk *c);
+/* Copies one chunk into the trace buffer with that global id after the checks of R81. Returns what
+ * it cost, in bytes of a slice's budget. */
+size_t drain_copy(struct producer *p, uint16_t buffer, const struct scan_chunk *c);
 
 #endif

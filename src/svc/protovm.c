@@ -12,8 +12,9 @@
  *
  * Program and packets come from a producer, so nothing is taken for granted: each instruction, each
  * step of a path, each field looked at and each 64 bytes copied takes one of the steps that the
- * caller grants, the tree has a limit of memory, and paths go down no deeper than DEPTH. None of
- * this may allocate or copy outside of the tree.
+ * caller grants, finding something in the state or adding to it takes several, the tree has a limit
+ * of memory, and paths go down no deeper than DEPTH. None of this may allocate or copy outside of
+ * the tree.
  */
 #include "svc/protovm.h"
 
@@ -62,7 +63,7 @@ int protovm_new(struct bytes_view program, uint64_t limit, struct protovm **out,
         free(vm);
         return err;
     }
-    protovm_tree_init(&vm->tree, limit, chrono_random_u64());
+    protovm_tree_init(&vm->tree, limit, chrono_random_u64(), &vm->steps);
     *out = vm;
     return 0;
 }
@@ -149,17 +150,23 @@ static enum protovm_result to_message(struct protovm *vm, struct protovm_node *n
         n->kind = PROTOVM_MESSAGE;
         return PROTOVM_OK;
     case PROTOVM_BYTES:
-        return protovm_tree_open(&vm->tree, n, &vm->steps) ? PROTOVM_OK : no_room(vm);
+        return protovm_tree_open(&vm->tree, n) ? PROTOVM_OK : no_room(vm);
     default:
         return abort_run(vm, "a path goes into something of the state that is no message");
     }
 }
 
-/* The child with that key, made if it is not there. */
+/* The child with that key. ERROR: there is none, and none is to be made. */
 static enum protovm_result child_of(struct protovm *vm, struct protovm_node *n, uint64_t key,
-                                    struct protovm_node **out)
+                                    bool create, struct protovm_node **out)
 {
+    if (!spend(vm, protovm_find_steps(n)))
+        return no_steps(vm);
     struct protovm_node *child = protovm_tree_find(n, key);
+    if (!child && !create)
+        return PROTOVM_ERROR;
+    if (!child && !spend(vm, PROTOVM_ADD_STEPS))
+        return no_steps(vm);
     if (!child)
         child = protovm_tree_add(&vm->tree, n, key);
     if (!child)
@@ -168,17 +175,21 @@ static enum protovm_result child_of(struct protovm *vm, struct protovm_node *n, 
     return PROTOVM_OK;
 }
 
+/* The field of the message at dst, `levels` above where the cursor goes. */
+static enum protovm_result field_of(struct protovm *vm, struct cursors *c, uint32_t field,
+                                    bool create, uint32_t levels, struct protovm_node **out)
+{
+    enum protovm_result r = go_down(vm, c, levels);
+    if (r == PROTOVM_OK)
+        r = to_message(vm, c->dst);
+    return r == PROTOVM_OK ? child_of(vm, c->dst, field, create, out) : r;
+}
+
 static enum protovm_result dst_enter(struct protovm *vm, struct cursors *c, uint32_t field,
                                      bool create)
 {
     struct protovm_node *child = NULL;
-    enum protovm_result r = go_down(vm, c, 1);
-    if (r == PROTOVM_OK)
-        r = to_message(vm, c->dst);
-    if (r == PROTOVM_OK && !create && !protovm_tree_find(c->dst, field))
-        r = PROTOVM_ERROR;
-    if (r == PROTOVM_OK)
-        r = child_of(vm, c->dst, field, &child);
+    enum protovm_result r = field_of(vm, c, field, create, 1, &child);
     if (r != PROTOVM_OK)
         return r;
     if (child->kind == PROTOVM_INDEXED || child->kind == PROTOVM_MAPPED)
@@ -205,25 +216,17 @@ static enum protovm_result to_indexed(struct protovm *vm, struct protovm_node *n
 static enum protovm_result dst_enter_at(struct protovm *vm, struct cursors *c, uint32_t field,
                                         uint32_t index)
 {
-    struct protovm_node *array = NULL;
-    enum protovm_result r = go_down(vm, c, 2);
-    if (r == PROTOVM_OK)
-        r = to_message(vm, c->dst);
-    if (r == PROTOVM_OK)
-        r = child_of(vm, c->dst, field, &array);
+    struct protovm_node *array = NULL, *child;
+    enum protovm_result r = field_of(vm, c, field, true, 2, &array);
     if (r == PROTOVM_OK)
         r = to_indexed(vm, array);
-    if (r != PROTOVM_OK)
-        return r;
-    struct protovm_node *child = protovm_tree_find(array, index);
-    if (!child && index > array->n)
+    if (r == PROTOVM_OK)
+        r = child_of(vm, array, index, index <= array->n, &child);
+    if (r == PROTOVM_ERROR)
         return abort_run(vm, "a path goes beyond the end of an array of the state");
-    if (!child)
-        child = protovm_tree_add(&vm->tree, array, index);
-    if (!child)
-        return no_room(vm);
-    c->dst = child;
-    return PROTOVM_OK;
+    if (r == PROTOVM_OK)
+        c->dst = child;
+    return r;
 }
 
 /* The number that is the key of an element of a map. */
@@ -280,7 +283,7 @@ static enum protovm_result to_mapped(struct protovm *vm, struct protovm_node *n,
             return no_steps(vm);
         return protovm_tree_wrap(&vm->tree, n, PROTOVM_MAPPED, key) ? PROTOVM_OK : no_room(vm);
     case PROTOVM_INDEXED:
-        if (!spend(vm, 4 * (uint64_t)n->n))
+        if (!spend(vm, 4 * (uint64_t)n->n * protovm_find_steps(n)))
             return no_steps(vm);
         for (const struct protovm_node *c = protovm_tree_first(n); c; c = protovm_tree_next(c)) {
             if (!find_key(c, field, &key, &vm->steps))
@@ -299,18 +302,10 @@ static enum protovm_result dst_enter_by_key(struct protovm *vm, struct cursors *
     struct protovm_node *map = NULL;
     if (s->reg >= PROTOVM_REGISTERS || !(vm->regs_set >> s->reg & 1))
         return abort_run(vm, "a path names a register that is not loaded");
-    enum protovm_result r = go_down(vm, c, 2);
-    if (r == PROTOVM_OK)
-        r = to_message(vm, c->dst);
-    if (r == PROTOVM_OK && !create && !protovm_tree_find(c->dst, s->field))
-        r = PROTOVM_ERROR;
-    if (r == PROTOVM_OK)
-        r = child_of(vm, c->dst, s->field, &map);
+    enum protovm_result r = field_of(vm, c, s->field, create, 2, &map);
     if (r == PROTOVM_OK)
         r = to_mapped(vm, map, s->arg);
-    if (r == PROTOVM_OK)
-        r = child_of(vm, map, vm->regs[s->reg], &c->dst);
-    return r;
+    return r == PROTOVM_OK ? child_of(vm, map, vm->regs[s->reg], true, &c->dst) : r;
 }
 
 /* ---- operations ---- */
@@ -357,6 +352,8 @@ static bool merge_over(struct protovm *vm, struct protovm_node *child, const str
 static enum protovm_result merge_field(struct protovm *vm, struct protovm_node *dst,
                                        const struct protovm_ins *ins, const struct bytes_field *f)
 {
+    if (!spend(vm, protovm_find_steps(dst) + PROTOVM_ADD_STEPS))
+        return no_steps(vm);
     struct protovm_node *child = protovm_tree_find(dst, f->id);
     if (child && ins->skip_submessages && child->kind == PROTOVM_MESSAGE)
         return PROTOVM_OK;
@@ -366,8 +363,6 @@ static enum protovm_result merge_field(struct protovm *vm, struct protovm_node *
     }
     if (child && child->kind == PROTOVM_MAPPED)
         return abort_run(vm, "a map of the state cannot be merged as a whole");
-    if (!spend(vm, f->data.n / 64))
-        return no_steps(vm);
     if (child)
         return merge_over(vm, child, f) ? PROTOVM_OK : no_room(vm);
     child = protovm_tree_add(&vm->tree, dst, f->id);
@@ -408,8 +403,6 @@ static enum protovm_result set(struct protovm *vm, struct cursors *c)
                                                   : kind == PROTOVM_SCALAR);
     if (!fits || (!message && c->dst == &vm->tree.root))
         return abort_run(vm, "something of the state is set to another kind of value");
-    if (!spend(vm, c->src.data.n / 64))
-        return no_steps(vm);
     return protovm_tree_set(&vm->tree, c->dst, &c->src) ? PROTOVM_OK : no_room(vm);
 }
 
@@ -469,14 +462,12 @@ static enum protovm_result each_of_dst(struct protovm *vm, struct cursors *c, ui
                                        uint32_t step)
 {
     const struct protovm_step *s = &vm->code.steps[vm->code.ins[at].path + step];
-    enum protovm_result r = go_down(vm, c, 2);
-    if (r == PROTOVM_OK)
-        r = to_message(vm, c->dst);
+    struct protovm_node *array = NULL;
+    enum protovm_result r = field_of(vm, c, s->field, false, 2, &array);
+    if (r == PROTOVM_ERROR)
+        return PROTOVM_OK; /* no element at all is no failure */
     if (r != PROTOVM_OK)
         return r;
-    struct protovm_node *array = protovm_tree_find(c->dst, s->field);
-    if (!array)
-        return PROTOVM_OK;
     r = to_indexed(vm, array);
     uint32_t depth = c->depth;
     struct protovm_node *next, *child = r == PROTOVM_OK ? protovm_tree_first(array) : NULL;

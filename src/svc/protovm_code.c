@@ -23,9 +23,10 @@ typedef perfetto_protos_VmInstruction pb_ins;
 typedef perfetto_protos_VmOpSelect pb_select;
 typedef perfetto_protos_VmOpSelect_PathComponent pb_component;
 
-/* A program in the making; the arrays have room for PROTOVM_CODE_MAX and PROTOVM_STEPS_MAX. */
+/* A program in the making. */
 struct build {
     struct protovm_code code;
+    size_t max_ins, max_steps; /* what the arrays have room for */
     const char *why;
 };
 
@@ -83,7 +84,7 @@ static bool add_path(struct build *b, const pb_select *select, struct protovm_in
     *loops = 0;
     ins->path = c->nsteps;
     for (size_t i = 0; i < n; i += used) {
-        if (c->nsteps >= PROTOVM_STEPS_MAX)
+        if (c->nsteps >= b->max_steps)
             return fail(b, "its paths have too many steps");
         struct protovm_step *s = &c->steps[c->nsteps++];
         *s = step_of(all[i], i + 1 < n ? all[i + 1] : NULL, &used);
@@ -150,7 +151,7 @@ static bool add_list(struct build *b, const pb_ins *const *list, size_t n, uint3
         size_t nested;
         if (depth >= PROTOVM_CODE_DEPTH)
             return fail(b, "its instructions are nested too deep");
-        if (c->nins >= PROTOVM_CODE_MAX)
+        if (c->nins >= b->max_ins)
             return fail(b, "it has too many instructions");
         struct protovm_ins *ins = &c->ins[c->nins++];
         if (!add_operation(b, list[i], ins, &loops))
@@ -173,8 +174,11 @@ static int build(struct build *b, struct bytes_view program, upb_Arena *arena)
         fail(b, "it is no VmProgram, or nested too deep");
         return ERR_BAD_REQUEST;
     }
-    b->code.ins = alloc_try_array(PROTOVM_CODE_MAX, sizeof(*b->code.ins));
-    b->code.steps = alloc_try_array(PROTOVM_STEPS_MAX, sizeof(*b->code.steps));
+    size_t most = program.n / 2; /* each takes a tag and a length */
+    b->max_ins = most < PROTOVM_CODE_MAX ? most : PROTOVM_CODE_MAX;
+    b->max_steps = most < PROTOVM_STEPS_MAX ? most : PROTOVM_STEPS_MAX;
+    b->code.ins = alloc_try_array(b->max_ins + 1, sizeof(*b->code.ins));
+    b->code.steps = alloc_try_array(b->max_steps + 1, sizeof(*b->code.steps));
     if (!b->code.ins || !b->code.steps)
         return -ENOMEM;
     const pb_ins *const *list = perfetto_protos_VmProgram_instructions(m, &n);

@@ -21,6 +21,8 @@
 #include <string.h>
 
 #define FREED_PER_NODE 4u /* nodes of the trash that go when one is made */
+#define FREE_STEPS     4u /* what it costs when more have to go */
+#define BYTES_PER_STEP 64u
 
 /* What bytes count: with the allocator's header, in its steps. */
 static uint64_t cost_of(size_t n)
@@ -166,7 +168,7 @@ static bool make_room(struct protovm_tree *t, uint64_t cost)
 {
     for (uint32_t i = 0; t->trash != NULL && i < FREED_PER_NODE; i++)
         free_one(t);
-    while (t->trash != NULL && t->limit - t->used < cost)
+    while (t->trash != NULL && t->limit - t->used < cost && protovm_spend(t->steps, FREE_STEPS))
         free_one(t);
     return t->limit - t->used >= cost;
 }
@@ -181,9 +183,9 @@ static struct protovm_node *new_node(struct protovm_tree *t, uint64_t key)
     return n;
 }
 
-void protovm_tree_init(struct protovm_tree *t, uint64_t limit, uint64_t seed)
+void protovm_tree_init(struct protovm_tree *t, uint64_t limit, uint64_t seed, uint32_t *steps)
 {
-    *t = (struct protovm_tree){.limit = limit, .seed = seed};
+    *t = (struct protovm_tree){.limit = limit, .seed = seed, .steps = steps};
 }
 
 void protovm_tree_fini(struct protovm_tree *t)
@@ -234,7 +236,8 @@ bool protovm_tree_set(struct protovm_tree *t, struct protovm_node *n, const stru
         n->num = f->num;
         return true;
     }
-    if (f->data.n > UINT32_MAX || !make_room(t, cost_of(f->data.n)))
+    if (f->data.n > UINT32_MAX || !protovm_spend(t->steps, f->data.n / BYTES_PER_STEP) ||
+        !make_room(t, cost_of(f->data.n)))
         return false;
     if (f->data.n != 0) {
         bytes = malloc(f->data.n);
@@ -304,7 +307,7 @@ static bool open_field(struct protovm_tree *t, struct protovm_node *n, const str
     return protovm_tree_append(t, child, f);
 }
 
-bool protovm_tree_open(struct protovm_tree *t, struct protovm_node *n, uint32_t *steps)
+bool protovm_tree_open(struct protovm_tree *t, struct protovm_node *n)
 {
     uint8_t *bytes = n->bytes;
     uint32_t len = n->n;
@@ -315,7 +318,8 @@ bool protovm_tree_open(struct protovm_tree *t, struct protovm_node *n, uint32_t 
     n->root = NULL;
     n->n = 0;
     while (ok && protovm_next(&cur, &f))
-        ok = protovm_spend(steps, 1 + f.data.n / 64) && open_field(t, n, &f);
+        ok = protovm_spend(t->steps, PROTOVM_ADD_STEPS + protovm_find_steps(n)) &&
+             open_field(t, n, &f);
     if (!ok) {
         protovm_tree_clear(t, n);
         n->kind = PROTOVM_BYTES;

@@ -42,7 +42,15 @@ struct protovm_node {
     uint8_t wire;   /* enum bytes_wire */
 };
 
-#define PROTOVM_NODE_COST 64u /* what a node counts */
+#define PROTOVM_NODE_COST 80u /* bytes that a node counts */
+
+/* Steps, for svc/protovm: what adding a node costs, with the freeing of others that goes along, and
+ * what finding one among the children of a node costs. */
+#define PROTOVM_ADD_STEPS 24u
+static inline uint32_t protovm_find_steps(const struct protovm_node *owner)
+{
+    return 2 * (32 - (uint32_t)__builtin_clz(owner->n | 1));
+}
 
 struct protovm_tree {
     struct protovm_node root;
@@ -50,10 +58,13 @@ struct protovm_tree {
     uint64_t used;              /* bytes, trash included */
     uint64_t limit;
     uint64_t seed;
+    uint32_t *steps; /* borrow: what is left for the work that goes on; see protovm_spend() */
 };
 
-/* seed: secret, so that nobody can choose keys that make searching slow. */
-void protovm_tree_init(struct protovm_tree *t, uint64_t limit, uint64_t seed);
+/* seed: secret, so that nobody can choose keys that make searching slow. steps: all functions below
+ * that return a node or false take from them what they do beyond adding one node, and fail when
+ * none are left. */
+void protovm_tree_init(struct protovm_tree *t, uint64_t limit, uint64_t seed, uint32_t *steps);
 void protovm_tree_fini(struct protovm_tree *t);
 
 static inline bool protovm_has_children(const struct protovm_node *n)
@@ -69,7 +80,8 @@ struct protovm_node *protovm_tree_first(const struct protovm_node *owner);
 struct protovm_node *protovm_tree_last(const struct protovm_node *owner);
 struct protovm_node *protovm_tree_next(const struct protovm_node *child);
 
-/* A new EMPTY child; there is none with that key. NULL: the limit is reached, or no memory. */
+/* A new EMPTY child; there is none with that key. NULL: no steps left, the limit is reached, or no
+ * memory. */
 struct protovm_node *protovm_tree_add(struct protovm_tree *t, struct protovm_node *owner,
                                       uint64_t key);
 
@@ -80,8 +92,8 @@ void protovm_tree_del(struct protovm_tree *t, struct protovm_node *child);
 /* Makes the node EMPTY; likewise. */
 void protovm_tree_clear(struct protovm_tree *t, struct protovm_node *n);
 
-/* Makes the node the value of that field, whatever it was. false: the limit or no memory; the node
- * is as before. f is not of type GROUP. */
+/* Makes the node the value of that field, whatever it was. false: likewise; the node is as before.
+ * f is not of type GROUP. */
 bool protovm_tree_set(struct protovm_tree *t, struct protovm_node *n, const struct bytes_field *f);
 
 /* Puts a new INDEXED or MAPPED node in the place of n, with what n was as its only child of that
@@ -90,10 +102,8 @@ bool protovm_tree_wrap(struct protovm_tree *t, struct protovm_node *n, enum prot
                        uint64_t key);
 
 /* Opens a BYTES node: makes it the MESSAGE that its bytes encode, up to where they stop making
- * sense. A field that is there several times becomes INDEXED. Each field takes one of *steps, and
- * so does each 64 bytes of them. false: no steps left, the limit, or no memory; the node is as
- * before. */
-bool protovm_tree_open(struct protovm_tree *t, struct protovm_node *n, uint32_t *steps);
+ * sense. A field that is there several times becomes INDEXED. false: likewise. */
+bool protovm_tree_open(struct protovm_tree *t, struct protovm_node *n);
 
 /* Adds the value of a field behind the last child of an INDEXED node. false: likewise. */
 bool protovm_tree_append(struct protovm_tree *t, struct protovm_node *n,

@@ -15,6 +15,7 @@
 
 /* Chunk slots looked at between two looks at the clock. */
 #define SLOTS_PER_STEP 256
+#define BYTES_PER_STEP (64u << 10)
 #define COST_OF_SLOT   16
 
 /* True when the producer may write to at least one buffer of the session (s NULL: of any). */
@@ -36,12 +37,12 @@ static bool wanted(const struct producer *p, const struct session *s)
            shmem_mapped(&p->shm) && writes_to(p, s);
 }
 
-static void take_chunk(struct producer *p, const struct session *s, const struct scan_chunk *c)
+/* Returns what it cost. */
+static size_t take_chunk(struct producer *p, const struct session *s, const struct scan_chunk *c)
 {
     uint16_t buffer = producer_writer_buffer(p, c->writer_id);
     struct session_buffer *b = buffer ? idmap_get(&p->svc->buffers, buffer) : NULL;
-    if (b && (!s || b->session == s))
-        drain_copy(p, buffer, c);
+    return b && (!s || b->session == s) ? drain_copy(p, buffer, c) : c->size;
 }
 
 /* Walks one SMB. True when it is finished, false when the budget is spent. */
@@ -54,8 +55,9 @@ static bool walk(struct producer *p, const struct session *s, struct scan_iter *
         size_t bytes = 0;
         enum scan_step step;
         while ((step = scan_next(scan, &slots, &c)) == SCAN_FOUND) {
-            take_chunk(p, s, &c);
-            bytes += c.size;
+            bytes += take_chunk(p, s, &c);
+            if (bytes >= BYTES_PER_STEP)
+                break;
         }
         if (step == SCAN_END)
             return true;

@@ -49,6 +49,7 @@ struct tbuf_vms {
     struct vm all[TBUF_VM_MAX];
     uint32_t n;
     uint32_t steps;       /* left for this chunk */
+    uint32_t work;        /* taken, and not asked for yet */
     uint64_t steps_chunk; /* number of the chunk, as statistics count them */
     uint8_t *packet;      /* own: a packet made of fragments; grows to TBUF_VM_PACKET */
     size_t packet_cap;
@@ -345,15 +346,27 @@ static void grant_steps(struct tbuf *b)
     v->steps = TBUF_VM_STEPS;
 }
 
+uint32_t tbuf_vm_take_work(struct tbuf *b)
+{
+    if (b->vms == NULL)
+        return 0;
+    uint32_t work = b->vms->work;
+    b->vms->work = 0;
+    return work;
+}
+
 static void offer(struct tbuf *b, uint16_t producer, const uint8_t *p, size_t n)
 {
     struct tbuf_vms *v = b->vms;
     for (uint32_t i = 0; i < v->n; i++) {
         struct vm *vm = &v->all[i];
         const char *why = "";
+        uint32_t had = v->steps;
         if (!vm->run || !has_producer(vm, producer))
             continue;
-        switch (protovm_run(vm->run, bytes_view(p, n), &v->steps, &why)) {
+        enum protovm_result r = protovm_run(vm->run, bytes_view(p, n), &v->steps, &why);
+        v->work += had - v->steps;
+        switch (r) {
         case PROTOVM_OK:
             return;
         case PROTOVM_ERROR:

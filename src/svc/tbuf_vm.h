@@ -22,7 +22,7 @@ struct tbuf;
 #define TBUF_VM_PACKET                                                                             \
     (1u << 20)                     /* bytes of a packet in several fragments; larger ones are      \
                                       not merged */
-#define TBUF_VM_STEPS (256u << 10) /* steps of all programs for what one chunk overwrites */
+#define TBUF_VM_STEPS (128u << 10) /* steps of all programs for what one chunk overwrites; 2 ms */
 
 /* What a VM of a buffer is to be. */
 struct tbuf_vm_spec {
@@ -63,6 +63,9 @@ static inline uint64_t tbuf_vm_reserve(const struct tbuf_vm_spec *spec)
 
 /* Appends the fields of TracePacket.ProtoVms: one instance for each VM. */
 void tbuf_vm_write(const struct tbuf *b, struct bytesbuf *out);
+
+/* Steps that programs took since this was asked for the last time. */
+uint32_t tbuf_vm_take_work(struct tbuf *b);
 
 /* ---- for svc/tbuf_ring ---- */
 

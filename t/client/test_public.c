@@ -64,6 +64,17 @@ Test(public, without_a_service_calls_end_in_time)
     cr_assert_eq(perfetto_shutdown(), 0);
 }
 
+Test(public, a_program_that_fits_no_message_is_refused)
+{
+    static char program[200000];
+    struct perfetto_data_source_options o = {.program = program, .program_len = sizeof(program)};
+    cr_assert_eq(perfetto_init(&nowhere), 0);
+    cr_assert_eq(perfetto_data_source_register(&sources[0], "a", &o), -EINVAL);
+    o.program_len = 65536;
+    cr_assert_eq(perfetto_data_source_register(&sources[0], "a", &o), 0);
+    cr_assert_eq(perfetto_shutdown(), 0);
+}
+
 Test(public, there_is_room_for_64_sources)
 {
     cr_assert_eq(perfetto_init(&nowhere), 0);

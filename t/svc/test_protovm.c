@@ -490,6 +490,25 @@ Test(protovm, what_is_replaced_or_deleted_makes_room)
     }
 }
 
+Test(protovm, what_was_thrown_away_makes_room_at_once)
+{
+    char patch[7000] = "";
+    load_limited(
+        "src /1 ? { dst+ /7 { set dst /9 ? } } src /2 ? { dst /7 ? { del } dst+ /8 { set } }",
+        8 << 10);
+    strcpy(patch, "1{");
+    for (unsigned i = 1; i <= 60; i++)
+        snprintf(patch + strlen(patch), 20, " %u=1", i);
+    strcat(patch, " }");
+    cr_assert_eq(run(patch), PROTOVM_OK, "%s", why);
+    cr_assert_gt(protovm_memory(vm), 4 << 10);
+    struct bytesbuf b; /* what stands on no more than three nodes, but needs all the memory */
+    bytesbuf_init(&b, 1 << 20);
+    bytesbuf_pb_bytes(&b, 2, patch, sizeof(patch));
+    cr_expect_eq(run_bytes(b.p, b.n), PROTOVM_OK, "%s", why);
+    bytesbuf_fini(&b);
+}
+
 Test(protovm, what_takes_too_long_is_aborted)
 {
     /* Each of 1000 elements of the state looks at 4000 fields of the packet. */

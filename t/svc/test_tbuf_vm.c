@@ -301,13 +301,15 @@ Test(tbuf_vm, packets_are_merged_as_patched)
 
 Test(tbuf_vm, a_packet_whose_rest_is_being_written_is_not_whole_yet)
 {
-    /* The chunk that makes room for itself has an entry in the list of its sequence already. */
+    /* The chunk that makes room for itself has an entry in the list of its sequence already, with
+     * the place that another record still has: that one, whose first piece would fit. */
     static const char m[] = "1=1 2=2 3=3";
     attach("ds", BY_ID, 1);
     begin_chunk();
+    add_part(m, 4, 6);
     pad(900);
     add_part(m, 0, 4);
-    copy(1, 1, 0, LAST);
+    copy(1, 1, 0, FIRST | LAST);
     for (uint32_t i = 0; i < 2; i++)
         put(2, 1, i, "1=1");
     begin_chunk();
@@ -468,8 +470,11 @@ Test(tbuf_vm, a_program_that_takes_too_long_leaves_nothing_for_the_others_of_a_c
     pad(1000);
     pad(1000);
     pad(1000);
+    (void)tbuf_vm_take_work(b);
     copy(3, 1, 0, 0); /* evicts both at once */
     cr_expect(state_is_in(b, 1, ""));
+    cr_expect_eq(tbuf_vm_take_work(b), TBUF_VM_STEPS);
+    cr_expect_eq(tbuf_vm_take_work(b), 0);
     put(2, 1, 1, "1=1 2=3");
     flood();
     cr_expect(state_is_in(b, 1, "7{ 1=1 2=3 }"), "the next chunk has steps again");

@@ -188,6 +188,37 @@ def _():
             s.bye(say)
 
 
+PROGRAM = bytes.fromhex("12180a05120308840 73a0f0a0908021203088407 18013a021a00".replace(" ", ""))
+
+
+@tap.case("a program registered with a source merges what a small ring overwrites")
+def _():
+    with Corner() as s:
+        s.start_traced()
+        say = s.prog()
+        tap.expect_eq(say("init", "sdk-test"), 0, "init")
+        tap.expect_eq(say("register_program", SOURCE), 0, "register")
+        with open(s.path("vm.cfg"), "w") as f:
+            f.write("buffers { size_kb: 64 experimental_mode: TRACE_BUFFER_V2 }\n")
+            f.write(f'data_sources {{ config {{ name: "{SOURCE}" protovm_config {{ memory_limit_kb: 100 }} }} }}\n')
+        r = s.start("perfetto", "-c", "vm.cfg", "--txt", "-o", "out")
+        tap.expect_eq(say("active", 20000), 0, "active")
+        say("threads", 1, 400, 9000)
+        kept = [n for _, n, _, _ in s.end(r, "out")]
+        tap.expect(kept and kept[0] > 100, f"{len(kept)} packets are left")
+        tap.expect_eq(kept, list(range(kept[0], 400)), "what is left")
+        with open(s.path("out"), "rb") as f:
+            vms = [pb.message(p, 125) for p in pb.packets(f.read()) if pb.first(p, 125)]
+        tap.expect_eq(len(vms), 1, "packets of ProtoVMs")
+        vm = pb.message(vms[0], 1)
+        tap.expect_eq(pb.first(vm, 1), PROGRAM, "program")
+        tap.expect_eq(pb.first(vm, 3), 100, "memory_limit_kb")
+        event = pb.message(pb.message(vm, 2), 900)
+        tap.expect_eq(pb.first(event, 2), kept[0] - 1, "the state is that of the last packet that is lost")
+        tap.expect_eq(pb.first(event, 1), b"thread 0", "text in the state")
+        s.bye(say)
+
+
 @tap.case("two sessions at a time: each gets what is written while it records; a stopped source starts again")
 def _():
     with Corner() as s:

@@ -133,6 +133,22 @@ static int reg(unsigned i, const char *name)
     return perfetto_data_source_register(&sources[i % 2], name, &o);
 }
 
+/* With a ProtoVM program: select for_testing of the packet, select it in the state too, merge. */
+static int reg_program(unsigned i, const char *name)
+{
+    static const char program[] =
+        "\x12\x18\x0a\x05\x12\x03\x08\x84\x07\x3a\x0f\x0a\x09\x08\x02\x12\x03"
+        "\x08\x84\x07\x18\x01\x3a\x02\x1a";
+    char *mine = malloc(sizeof(program));
+    memcpy(mine, program, sizeof(program));
+    const struct perfetto_data_source_options o = {
+        .when_full = PERFETTO_WHEN_FULL_STALL, .program = mine, .program_len = sizeof(program)};
+    int err = perfetto_data_source_register(&sources[i % 2], name, &o);
+    memset(mine, 0xFF, sizeof(program));
+    free(mine);
+    return err;
+}
+
 static int write_one(const char *text, unsigned n)
 {
     int packets = 0;
@@ -163,6 +179,8 @@ static int run(const char *command, const char *text, unsigned a, unsigned b, un
         return init(text);
     if (!strcmp(command, "register"))
         return reg(a, text);
+    if (!strcmp(command, "register_program"))
+        return reg_program(a, text);
     if (!strcmp(command, "connected"))
         return perfetto_wait_connected(a);
     if (!strcmp(command, "active"))

@@ -52,12 +52,18 @@ struct perfetto_data_source_options {
     const struct perfetto_data_source_ops *ops; /* NULL: none; stays the caller's, must live on */
     void *user;
     enum perfetto_when_full when_full;
+    /*
+     * An encoded VmProgram, or NULL; needed during the call only. Where a session grants it memory
+     * (protovm_config), the service merges what a ring buffer overwrites with it.
+     */
+    const void *program;
+    size_t program_len;
 };
 
 /*
  * Makes the source known, to this service and to those that come later. 0; -ENOTCONN before
- * perfetto_init(); -EALREADY; -ENOSPC after 64 sources; -EINVAL for an empty name. options NULL:
- * all zero.
+ * perfetto_init(); -EALREADY; -ENOSPC after 64 sources; -EINVAL for an empty name or a program that
+ * does not fit a message (64 KiB do). options NULL: all zero.
  */
 PERFETTO_EXPORT int
 perfetto_data_source_register(struct perfetto_data_source *ds, const char *name,
