@@ -64,6 +64,11 @@ void actor_kill(struct actor *a)
     reactor_reap_later(a->reactor, &a->reap);
 }
 
+void actor_yield(struct actor *a)
+{
+    a->left = 0;
+}
+
 void actor_on_mark(struct actor *a, mailbox_mark_cb *cb, void *arg)
 {
     mailbox_on_mark(&a->mailbox, cb, arg);

@@ -245,6 +245,8 @@ static void read_step(struct consumer *c)
         return;
     }
     int err = session_read_batch(s, READ_BATCH, &r.base, &more);
+    if (session_read_is_long(s))
+        actor_yield(&c->actor);
     if (err)
         log_debug("consumer pid %d: a read ends early: %s", (int)c->pid, err_text(err));
     end_batch(c, more && !err);

@@ -14,6 +14,8 @@
 #include <string.h>
 
 #include "protos/fieldnum.h"
+#include "reactor/chrono.h"
+#include "reactor/defaults.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
 #include "reactor/task.h"
@@ -254,22 +256,37 @@ static bool take_turn(struct producer *p, struct task_budget *turn)
     }
 }
 
-/* Nothing waits to be copied: takes the memory that the next commits will write to, so that the
- * page faults of a buffer's first lap are paid here and not while a producer waits. True: there is
- * more to take. */
-static bool prefault(struct service *svc, struct task_budget *budget)
+/* A piece of memory for a buffer; bytes. Some machines need very long for a huge page that nobody
+ * has used before (one that is a guest and whose host has to find it, in 512 pieces): then the rest
+ * of the buffer's first lap is taken in small pages. */
+static size_t prefault_piece(struct tbuf *tb)
 {
+    uint64_t begin = chrono_cpu_ns();
+    size_t taken = tbuf_prefault(tb, PREFAULT_BYTES);
+    if (taken > 0 && chrono_cpu_ns() - begin > DEFAULTS_TASK_BUDGET_NS)
+        tbuf_small_pages(tb);
+    return taken;
+}
+
+/* Takes the memory that the next commits will write to, so that the page faults of a buffer's first
+ * lap are not paid while a chunk is copied. Woken by the drain, it has one slice for each of those
+ * and keeps ahead of them. */
+static enum task_result prefault(void *arg, struct task_budget *budget)
+{
+    struct service *svc = arg;
     list_for_each (it, &svc->sessions) {
         struct session *s = list_entry(it, struct session, node);
         for (size_t i = 0; i < s->nbuffers; i++) {
-            size_t taken;
-            while ((taken = tbuf_prefault(s->buffers[i].tb, PREFAULT_BYTES)) > 0) {
+            while (tbuf_prefault_due(s->buffers[i].tb)) {
+                size_t taken = prefault_piece(s->buffers[i].tb);
+                if (taken == 0)
+                    break;
                 if (!task_spend_slow(budget, taken))
-                    return true;
+                    return TASK_AGAIN;
             }
         }
     }
-    return false;
+    return TASK_DONE;
 }
 
 static enum task_result run(void *arg, struct task_budget *budget)
@@ -287,7 +304,8 @@ static enum task_result run(void *arg, struct task_budget *budget)
         if (!task_spend_slow(budget, had - turn.bytes_left))
             break;
     }
-    return !list_empty(&svc->drain_queue) || prefault(svc, budget) ? TASK_AGAIN : TASK_DONE;
+    task_wake(&svc->prefault);
+    return !list_empty(&svc->drain_queue) ? TASK_AGAIN : TASK_DONE;
 }
 
 /* ---- the queue ---- */
@@ -327,9 +345,11 @@ void drain_forget(struct producer *p)
 void drain_init(struct service *svc)
 {
     task_init(&svc->drain, svc->reactor, "drain", run, svc);
+    task_init(&svc->prefault, svc->reactor, "prefault", prefault, svc);
 }
 
 void drain_fini(struct service *svc)
 {
     task_stop(&svc->drain);
+    task_stop(&svc->prefault);
 }

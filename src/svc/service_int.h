@@ -103,6 +103,7 @@ struct service {
     struct giveback giveback; /* what is being freed in slices */
 
     struct task drain;       /* svc/drain */
+    struct task prefault;    /* memory ahead of it */
     struct list drain_queue; /* struct producer.drain_node: who has work, in turn */
 
     struct list cooldowns; /* struct service_cooldown, oldest first */

@@ -94,6 +94,9 @@ void session_flush_ack(struct service *svc, struct producer *p, uint64_t id);
 
 /* ---- reading (section 7) ---- */
 
+/* A call of session_read_batch may take a millisecond, not some microseconds. */
+bool session_read_is_long(const struct session *s);
+
 /* True when ReadBuffers has nothing to give (R101). */
 bool session_read_empty(const struct session *s);
 

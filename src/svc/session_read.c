@@ -498,6 +498,11 @@ void session_read_rewind(struct session *s)
     session_pipe_rewind(s);
 }
 
+bool session_read_is_long(const struct session *s)
+{
+    return s->filter || s->compress || s->large.state != LARGE_NONE;
+}
+
 bool session_read_empty(const struct session *s)
 {
     return s->file || session_trigger_waiting(s);

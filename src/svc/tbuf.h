@@ -161,6 +161,12 @@ void tbuf_set_read_only(struct tbuf *b);
  * 4 MiB more than was ever written. */
 size_t tbuf_prefault(struct tbuf *b, size_t max_bytes);
 
+/* False when it would take none. */
+bool tbuf_prefault_due(const struct tbuf *b);
+
+/* The rest of the first lap is taken in small pages; when it is over the kernel may join them. */
+void tbuf_small_pages(struct tbuf *b);
+
 /* ---------------------------------------------------------------- queries */
 
 /* TraceStats.BufferStats, same names and meaning (section 12.1); the last group is ours. */

@@ -368,20 +368,32 @@ void tbuf_ring_restart(struct tbuf *b)
     b->drained = false;
 }
 
-size_t tbuf_prefault(struct tbuf *b, size_t max_bytes)
+/* First-lap memory that is to be taken ahead: [*from, *to) of the ring. False: none. */
+static bool prefault_range(const struct tbuf *b, uint64_t *from, uint64_t *to)
 {
     const uint64_t ahead_max = UINT64_C(4) << 20;
     uint64_t page = page_size();
-    if (b->used == 0 || b->read_only)
+    if (b->used == 0 || b->read_only || b->populated >= b->size)
+        return false;
+    *to = (b->used + (b->used < ahead_max ? b->used : ahead_max)) / page * page;
+    if (*to > b->size)
+        *to = b->size;
+    *from = b->populated > b->used ? b->populated : (b->used + page - 1) / page * page;
+    return *from < *to;
+}
+
+bool tbuf_prefault_due(const struct tbuf *b)
+{
+    uint64_t from, to;
+    return prefault_range(b, &from, &to);
+}
+
+size_t tbuf_prefault(struct tbuf *b, size_t max_bytes)
+{
+    uint64_t from, to, page = page_size();
+    if (!prefault_range(b, &from, &to))
         return 0;
-    uint64_t want = b->used + (b->used < ahead_max ? b->used : ahead_max);
-    uint64_t from = b->populated > b->used ? b->populated : (b->used + page - 1) / page * page;
-    want = want / page * page;
-    if (want > b->size)
-        want = b->size;
-    if (from >= want)
-        return 0;
-    uint64_t n = want - from < max_bytes ? want - from : max_bytes / page * page;
+    uint64_t n = to - from < max_bytes ? to - from : max_bytes / page * page;
     if (n == 0)
         return 0;
     if (madvise(b->mem + from, (size_t)n, MADV_POPULATE_WRITE) != 0) {
@@ -389,5 +401,15 @@ size_t tbuf_prefault(struct tbuf *b, size_t max_bytes)
             *(volatile uint8_t *)(b->mem + at) = 0;
     }
     b->populated = from + n;
+    if (b->populated == b->size && b->small_pages) /* the kernel may join them in its own time */
+        (void)madvise(b->mem, (size_t)b->size, MADV_HUGEPAGE);
     return (size_t)n;
+}
+
+void tbuf_small_pages(struct tbuf *b)
+{
+    if (b->size < HUGE_MIN || b->small_pages)
+        return;
+    b->small_pages = true;
+    (void)madvise(b->mem, (size_t)b->size, MADV_NOHUGEPAGE);
 }

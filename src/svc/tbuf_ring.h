@@ -76,6 +76,7 @@ struct tbuf {
     bool read_only;
     bool drained;         /* the last walk came to its end and nothing was written since */
     uint64_t populated;   /* first-lap memory taken ahead */
+    bool small_pages;     /* of the rest of it */
     uint64_t look;        /* place of the record that the caches are warmed for */
     uint64_t restart_min; /* a restart is not worth it before the cursor came so far */
 

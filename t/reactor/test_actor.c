@@ -57,7 +57,7 @@ struct who {
     bool kill_self;
     bool keep_text;
     char *kept;
-    bool spend_time;
+    bool spend_time, yields;
     bool *reaped;
 };
 
@@ -82,6 +82,8 @@ static void handle(struct actor *a, struct mailbox_msg *m)
         struct note n = {w->last};
         ACTOR_POST(a->reactor, w->post_to, a->id, K_NOTE, &n);
     }
+    if (w->yields)
+        actor_yield(a);
     if (w->kill_self)
         actor_kill(a);
 }
@@ -228,6 +230,28 @@ Test(actor, slow_messages_end_the_turn)
     cr_assert_eq(reactor_sources(r, &top, 1), 1);
     cr_assert_str_eq(top.name, "a: NOTE");
     actor_kill(&a.actor);
+    reactor_free(r);
+}
+
+Test(actor, who_yields_handles_one_message_a_tick)
+{
+    struct reactor *r = reactor_new(&opts);
+    struct who a = {.yields = true};
+    struct who b = {0};
+    born(&a, r, 'a');
+    born(&b, r, 'b');
+    a.post_to = a.actor.id;
+    note(r, a.actor.id, 1);
+    note(r, a.actor.id, 1);
+    for (uint64_t i = 0; i < 5; i++)
+        note(r, b.actor.id, i);
+    for (uint64_t i = 1; i <= 3; i++) {
+        reactor_tick(r, 0);
+        cr_assert_eq(a.handled, i);
+        cr_assert_eq(b.handled, 5);
+    }
+    actor_kill(&a.actor);
+    actor_kill(&b.actor);
     reactor_free(r);
 }
 
