@@ -97,12 +97,66 @@ void consumer_tell_disabled(struct consumer *c, const char *error)
 
 /* ---- life of the session ---- */
 
+/* EnableTracing is refused. */
+static void refuse(struct consumer *c, int err, char *why, size_t whylen)
+{
+    c->svc->count.sessions_refused++;
+    if (!why[0])
+        snprintf(why, whylen, "the service cannot start a session: %s", err_text(err));
+    log_info("session of uid %u pid %d is refused: %s", (unsigned)c->uid, (int)c->pid, why);
+    consumer_tell_disabled(c, why);
+}
+
+/* Takes all three. */
+static void enable(struct consumer *c, struct tracecfg *cfg, int fd, struct filewr *file)
+{
+    char why[TRACECFG_WHY_MAX];
+    struct session *s;
+    int err = session_enable(c, cfg, fd, file, &s, why, sizeof(why));
+    if (err)
+        refuse(c, err, why, sizeof(why));
+}
+
+static void run_queue(void *arg);
+
+/* The file is made, or it cannot be. */
+static void on_made(void *arg, struct filewr *file)
+{
+    struct consumer *c = arg;
+    struct tracecfg *cfg = c->opening;
+    char why[TRACECFG_WHY_MAX];
+    c->opening = NULL;
+    c->opening_file = NULL;
+    if (filewr_state(file) == FILEWR_OPEN) {
+        enable(c, cfg, -1, file);
+    } else {
+        session_file_explain(cfg, filewr_error(file), filewr_why(file), why, sizeof(why));
+        refuse(c, ERR_BAD_CONFIG, why, sizeof(why));
+        filewr_free(file);
+        tracecfg_free(cfg);
+    }
+    run_queue(c);
+}
+
+/* A disk may take its time for this. Takes cfg. */
+static void make_file(struct consumer *c, struct tracecfg *cfg)
+{
+    char why[TRACECFG_WHY_MAX];
+    int err = session_check(c, cfg, why, sizeof(why));
+    if (!err)
+        err = session_file_create(c->svc, cfg, on_made, c, &c->opening_file, why, sizeof(why));
+    if (err) {
+        tracecfg_free(cfg);
+        refuse(c, err, why, sizeof(why));
+        return;
+    }
+    c->opening = cfg;
+}
+
 static void on_enable(struct consumer *c, void *payload)
 {
     struct msg_enable *m = payload;
     struct tracecfg *cfg = NULL;
-    struct session *s;
-    char why[TRACECFG_WHY_MAX];
     if (m->attach_only) { /* R190 */
         replace(c, &c->enable_cookie, m->cookie);
         return;
@@ -113,16 +167,13 @@ static void on_enable(struct consumer *c, void *payload)
         return;
     }
     replace(c, &c->enable_cookie, m->cookie);
+    if (cfg->write_into_file && cfg->output_path.n) {
+        make_file(c, cfg); /* a descriptor is not used then (R160) */
+        return;
+    }
     int fd = m->fd;
     m->fd = -1;
-    err = session_enable(c, cfg, fd, &s, why, sizeof(why));
-    if (!err)
-        return;
-    c->svc->count.sessions_refused++;
-    if (!why[0])
-        snprintf(why, sizeof(why), "the service cannot start a session: %s", err_text(err));
-    log_info("session of uid %u pid %d is refused: %s", (unsigned)c->uid, (int)c->pid, why);
-    consumer_tell_disabled(c, why);
+    enable(c, cfg, fd, NULL);
 }
 
 static void on_start(struct consumer *c, void *payload)
@@ -486,9 +537,15 @@ static handler *const handlers[MSG_KINDS] = {
     [MSG_C_BYE] = on_bye,
 };
 
+/* Bytes of requests that wait. */
+static size_t backlog(const struct consumer *c)
+{
+    return mailbox_bytes(&c->actor.mailbox) + mailbox_bytes(&c->queue);
+}
+
 bool consumer_full(struct consumer *c)
 {
-    if (mailbox_bytes(&c->actor.mailbox) < QUEUE_HIGH)
+    if (backlog(c) < QUEUE_HIGH)
         return false;
     c->want_room = true;
     return true;
@@ -497,21 +554,44 @@ bool consumer_full(struct consumer *c)
 static void tell_room(struct consumer *c)
 {
     struct msg_empty m = {0};
-    if (!c->want_room || mailbox_bytes(&c->actor.mailbox) > QUEUE_LOW)
+    if (!c->want_room || backlog(c) > QUEUE_LOW)
         return;
     c->want_room = false;
     ACTOR_POST(c->svc->reactor, c->port, c->actor.id, MSG_CP_ROOM, &m);
 }
 
-static void handle(struct actor *a, struct mailbox_msg *m)
+static void take(struct consumer *c, struct mailbox_msg *m)
 {
-    struct consumer *c = list_entry(a, struct consumer, actor);
     handler *h = m->kind < MSG_KINDS ? handlers[m->kind] : NULL;
     if (h)
         h(c, m->data);
     else
         log_warn_limited("consumer pid %d: %s is not for it", (int)c->pid,
                          mailbox_kind_name(&msg_table, m->kind));
+}
+
+static void handle(struct actor *a, struct mailbox_msg *m)
+{
+    struct consumer *c = list_entry(a, struct consumer, actor);
+    if (c->opening && m->kind != MSG_C_BYE) {
+        if (mailbox_push(&c->queue, m->to, m->from, m->kind, m->data, m->size))
+            log_warn_limited("consumer pid %d sends more than may wait", (int)c->pid);
+        memset(m->data, 0, m->size); /* the queue owns it now, whatever the result */
+        return;
+    }
+    take(c, m);
+    tell_room(c);
+}
+
+/* What came while a file was made, in order. */
+static void run_queue(void *arg)
+{
+    struct consumer *c = arg;
+    struct mailbox_msg m;
+    while (!c->opening && mailbox_pop(&c->queue, &m)) {
+        take(c, &m);
+        mailbox_destroy_payload(&msg_table, m.kind, m.data);
+    }
     tell_room(c);
 }
 
@@ -519,6 +599,7 @@ static void reap(struct actor *a)
 {
     struct consumer *c = list_entry(a, struct consumer, actor);
     bytesbuf_fini(&c->events);
+    mailbox_fini(&c->queue);
     free(c);
 }
 
@@ -540,6 +621,7 @@ int consumer_new(struct service *svc, const struct service_consumer *p, uint64_t
     c->pid = p->pid;
     c->sink = p->sink;
     bytesbuf_init(&c->events, 4 * EVENTS_MAX);
+    mailbox_init(&c->queue, &msg_table, &mailbox_limits);
     list_push_back(&svc->consumers, &c->node);
     err = idmap_put(&svc->consumer_of, c->actor.id, c);
     if (err) {
@@ -555,6 +637,10 @@ void consumer_destroy(struct consumer *c)
     if (c->actor.dead)
         return;
     reactor_undefer(c->svc->reactor, c);
+    filewr_free(c->opening_file);
+    c->opening_file = NULL;
+    tracecfg_free(c->opening);
+    c->opening = NULL;
     idmap_del(&c->svc->consumer_of, c->actor.id);
     list_remove(&c->node);
     actor_kill(&c->actor);

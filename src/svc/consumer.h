@@ -16,7 +16,9 @@
 #include "svc/packet.h"
 #include "svc/service.h"
 
+struct filewr;
 struct session;
+struct tracecfg;
 
 /* ObservableEvents.Type. */
 enum consumer_events {
@@ -40,6 +42,11 @@ struct consumer {
     bool read_waits; /* for MSG_C_READ_ROOM */
     bool reading;    /* a MSG_C_STEP is under way */
     bool want_room;  /* the transport waits for MSG_CP_ROOM */
+
+    /* An EnableTracing whose file is being made; the requests behind it wait. */
+    struct tracecfg *opening;    /* own; NULL: none */
+    struct filewr *opening_file; /* own */
+    struct mailbox queue;        /* requests that wait */
 
     uint32_t observed;      /* mask */
     struct bytesbuf events; /* ObservableEvents of this tick (R198) */

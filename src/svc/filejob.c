@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -105,6 +106,16 @@ int filejob_recv(int sock, int flags, struct filejob_msg *msg, int fds[FILEJOB_F
     if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
         memcpy(fds, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0));
     return got == (ssize_t)sizeof(*msg) ? 1 : -EPROTO;
+}
+
+int filejob_send_create(int sock, const char *path)
+{
+    const struct filejob_msg msg = {.kind = FILEJOB_CREATE};
+    size_t n = strlen(path) + 1;
+    int err = n > PATH_MAX ? -ENAMETOOLONG : filejob_send(sock, MSG_DONTWAIT, &msg, NULL, 0);
+    if (err)
+        return err;
+    return send(sock, path, n, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
 }
 
 static void tell(const struct job *j, enum filejob_kind kind, int err)
@@ -363,15 +374,36 @@ _Noreturn static void run(struct job *j)
     }
 }
 
+/* R161. */
+static void create(struct job *j)
+{
+    char path[PATH_MAX];
+    ssize_t n;
+    while ((n = recv(j->ctl, path, sizeof(path), 0)) < 0 && errno == EINTR)
+        ;
+    if (n <= 0 || path[n - 1] != '\0')
+        _exit(0);
+    j->out = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (j->out < 0 || fchmod(j->out, 0644) != 0) {
+        tell(j, FILEJOB_FAILED, -errno);
+        _exit(0);
+    }
+    tell(j, FILEJOB_OPENED, 0);
+}
+
 _Noreturn static void child(int ctl, int data)
 {
-    struct job j = {.ctl = ctl, .data = data, .order_fd = -1};
+    struct job j = {.ctl = ctl, .data = data, .out = -1, .order_fd = -1};
     struct filejob_msg start;
     struct statx st;
     int fds[FILEJOB_FDS];
-    if (filejob_recv(ctl, 0, &start, fds) <= 0 || fds[0] < 0)
+    if (filejob_recv(ctl, 0, &start, fds) <= 0)
         _exit(0);
     j.out = fds[0];
+    if (start.kind == FILEJOB_CREATE)
+        create(&j);
+    if (j.out < 0)
+        _exit(0);
     j.regular = statx(j.out, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) == 0 &&
                 (S_ISREG(st.stx_mode) || S_ISBLK(st.stx_mode));
     run(&j);

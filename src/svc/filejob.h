@@ -8,9 +8,9 @@
  * each, on a SOCK_SEQPACKET pair; the bytes of the file come through a pipe. Only calls that are
  * safe after fork.
  *
- * The life of a child: START, then any of PREFIX, SHARE, SYNC; WRITTEN whenever it has caught up;
- * the end of the pipe, DONE or FAILED. After PREFIX the file of another child comes before what
- * comes through the pipe. Offsets count the bytes of the pipe.
+ * The life of a child: START, or CREATE and OPENED; then any of PREFIX, SHARE, SYNC; WRITTEN
+ * whenever it has caught up; the end of the pipe, DONE or FAILED. After PREFIX the file of another
+ * child comes before what comes through the pipe. Offsets count the bytes of the pipe.
  */
 
 #include <stddef.h>
@@ -19,6 +19,7 @@
 enum filejob_kind {
     /* To the child. */
     FILEJOB_START = 1, /* fd: the file to write to */
+    FILEJOB_CREATE,    /* the path of a file to be made is the next datagram */
     FILEJOB_PREFIX,    /* fd: socket from which a SOURCE comes, to be copied first */
     FILEJOB_SHARE,  /* fd: socket; once `at` bytes are written the file is synced and goes there */
     FILEJOB_SYNC,   /* once `at` bytes are written the file is synced */
@@ -26,6 +27,7 @@ enum filejob_kind {
     /* From child to child. */
     FILEJOB_SOURCE, /* fd: the file; its first `at` bytes are meant */
     /* From the child. */
+    FILEJOB_OPENED,  /* the file is made */
     FILEJOB_WRITTEN, /* it is at work; `at` bytes are in the file */
     FILEJOB_FAILED,  /* err: -errno; `at` bytes are kept, up to the end of a packet */
     FILEJOB_DONE,    /* all is written and synced, the file is closed */
@@ -46,6 +48,9 @@ int filejob_send(int sock, int flags, const struct filejob_msg *msg, const int *
 /* Takes one message. flags: of recvmsg(2). Descriptors go to fds[0..], the others become -1; the
  * caller owns them. 1; 0 when the other end has gone; -errno (-EAGAIN: there is none). */
 int filejob_recv(int sock, int flags, struct filejob_msg *msg, int fds[FILEJOB_FDS]);
+
+/* CREATE with its path, which must be shorter than PATH_MAX. 0 or -errno. */
+int filejob_send_create(int sock, const char *path);
 
 /* The host: for each message on sock, which brings a child's end of its control socket and the
  * read end of its pipe, a child. Ends when the other end of sock has gone. For a process that was

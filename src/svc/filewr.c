@@ -143,11 +143,16 @@ static int start_job(struct filewr *w)
     if (err)
         return err;
     w->ctl = ctl;
-    err = order(w, FILEJOB_START, w->fd);
+    if (w->opt.path)
+        err = filejob_send_create(ctl, w->opt.path);
+    else
+        err = order(w, FILEJOB_START, w->fd);
     if (!err && w->opt.prefix >= 0)
         err = order(w, FILEJOB_PREFIX, w->opt.prefix);
-    close(w->fd);
+    if (w->fd >= 0)
+        close(w->fd);
     w->fd = data;
+    w->state = w->opt.path ? FILEWR_OPENING : FILEWR_OPEN;
     w->target = TARGET_FILE;
     watch_init(&w->report, w->reactor, "file report", ctl, on_report, w);
     return err ? err : watch_set(&w->report, WATCH_READ);
@@ -177,11 +182,14 @@ int filewr_new(struct reactor *r, const struct filewr_options *opt, struct filew
     watch_init(&w->report, r, "file report", -1, on_report, w);
     deadline_init(&w->give_up, r, "file writer gives up", on_give_up, w);
     reactor_hook_init(&w->reap, "file writer", filewr_reap, w);
-    int err = inspect(&w->fd, &w->target);
+    w->state = FILEWR_OPEN;
+    w->target = TARGET_FILE;
+    int err = opt->path ? 0 : inspect(&w->fd, &w->target);
     if (!err && (w->target == TARGET_FILE || opt->prefix >= 0))
         err = start_job(w);
     if (opt->prefix >= 0)
         close(opt->prefix);
+    w->opt.path = NULL;
     watch_init(&w->watch, r, "file writer", w->fd, on_writable, w);
     if (err) {
         filewr_free(w);
@@ -198,6 +206,12 @@ void filewr_free(struct filewr *w)
     close_target(w);
     reactor_undefer(w->reactor, w);
     reactor_reap_later(w->reactor, &w->reap);
+}
+
+void filewr_hand_over(struct filewr *w, void (*ready)(void *arg, struct filewr *w), void *arg)
+{
+    w->opt.ready = ready;
+    w->opt.arg = arg;
 }
 
 enum filewr_state filewr_state(const struct filewr *w)
@@ -447,6 +461,8 @@ static void take_reports(struct filewr *w)
             broken(w, -EPIPE, w->confirmed);
         } else if (msg.kind == FILEJOB_FAILED) {
             broken(w, msg.err, msg.at);
+        } else if (msg.kind == FILEJOB_OPENED && w->state == FILEWR_OPENING) {
+            w->state = FILEWR_OPEN;
         } else {
             w->confirmed = msg.at;
             w->closed = msg.kind == FILEJOB_DONE;
@@ -570,8 +586,9 @@ static void on_report(void *arg, unsigned event)
 {
     struct filewr *w = arg;
     (void)event;
+    bool opening = w->state == FILEWR_OPENING;
     take_reports(w);
-    if (w->closed || w->state == FILEWR_FAILED)
+    if (w->closed || w->state == FILEWR_FAILED || (opening && w->state == FILEWR_OPEN))
         settle(w);
 }
 
@@ -604,22 +621,4 @@ void filewr_finish(struct filewr *w, uint64_t patience_ns)
     w->finishing = true;
     if (w->state != FILEWR_BUSY)
         reactor_defer(w->reactor, finish_now, w);
-}
-
-int filewr_create(const char *path, char *why, size_t whylen)
-{
-    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    if (fd >= 0 && fchmod(fd, 0644) == 0)
-        return fd;
-    int err = errno;
-    if (fd >= 0)
-        close(fd);
-    if (err == EEXIST)
-        snprintf(why, whylen, "output_path %s exists; remove it or choose another name", path);
-    else
-        snprintf(why, whylen,
-                 "cannot create output_path %s: %s; choose a folder that exists and "
-                 "that the service may write to",
-                 path, strerror(err));
-    return -err;
 }

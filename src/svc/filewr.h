@@ -23,21 +23,23 @@ struct filewr;
 struct reactor;
 
 enum filewr_state {
-    FILEWR_OPEN, /* takes batches */
-    FILEWR_BUSY, /* the last batch is still being written: wait for `ready` */
+    FILEWR_OPENING, /* the file is being made: wait for `ready` */
+    FILEWR_OPEN,    /* takes batches */
+    FILEWR_BUSY,    /* the last batch is still being written: wait for `ready` */
     FILEWR_FULL, /* max_size reached (R168): what was before it is written, nothing more is taken */
     FILEWR_FAILED, /* a write failed (R169) */
 };
 
 struct filewr_options {
-    int fd;                /* own: passes to the file writer, also on failure */
+    const char *path;      /* borrow during the call: a file to be made (R161); NULL: fd */
+    int fd;                /* own: passes to the file writer, also on failure; -1 with path */
     struct filehost *host; /* borrow: starts the process that writes a file */
     int prefix; /* own: socket from which the file of another writer comes (filewr_share), to be
                  * copied before anything else; -1: none. Then all targets get a process. */
     uint64_t max_size; /* bytes, framing included; 0: no limit (R168) */
     bool sync_each;    /* fdatasync after each drain (R167) */
-    /* Called from the loop, never from inside a call below: a BUSY writer takes batches again, or
-     * has become FULL or FAILED, or is done finishing. */
+    /* Called from the loop, never from inside a call below: an OPENING or BUSY writer takes batches
+     * now, or has become FULL or FAILED, or is done finishing. */
     void (*ready)(void *arg, struct filewr *w);
     void *arg; /* borrow */
 };
@@ -47,6 +49,9 @@ int filewr_new(struct reactor *r, const struct filewr_options *opt, struct filew
 
 /* Closes at once; what is still held is lost. NULL allowed. */
 void filewr_free(struct filewr *w);
+
+/* Another owner, who is told from now on. */
+void filewr_hand_over(struct filewr *w, void (*ready)(void *arg, struct filewr *w), void *arg);
 
 enum filewr_state filewr_state(const struct filewr *w);
 
@@ -94,9 +99,5 @@ void filewr_finish(struct filewr *w, uint64_t patience_ns);
 
 /* True once finish has closed the descriptor. */
 bool filewr_done(const struct filewr *w);
-
-/* Creates the file for TraceConfig.output_path (R161): new, mode 0644. Returns the descriptor
- * (caller owns) or -errno with one line in why. */
-int filewr_create(const char *path, char *why, size_t whylen);
 
 #endif

@@ -277,8 +277,8 @@ static void apply_lockdown(struct service *svc, const struct tracecfg *cfg) /* R
 }
 
 /* V1 to V21; the filter is made on the way. */
-static int check(struct consumer *c, const struct tracecfg *cfg, struct filter **filter, char *why,
-                 size_t whylen)
+static int check(struct consumer *c, const struct tracecfg *cfg, bool again, struct filter **filter,
+                 char *why, size_t whylen)
 {
     if (consumer_session(c)) {
         snprintf(why, whylen,
@@ -287,18 +287,18 @@ static int check(struct consumer *c, const struct tracecfg *cfg, struct filter *
     }
     if (!tracecfg_check(cfg, why, whylen))
         return ERR_BAD_CONFIG;
-    int err = session_admit(c->svc, c->uid, cfg, why, whylen);
+    int err = session_admit(c->svc, c->uid, cfg, again, why, whylen);
     if (!err && cfg->has_trace_filter)
         err = filter_new(cfg->trace_filter, filter, why, whylen);
     return err;
 }
 
-/* V22 to V25, with the session object made in between. Takes fd. */
-static int build(struct session *s, int fd, char *why, size_t whylen)
+/* V22 to V25, with the session object made in between. Takes fd and file. */
+static int build(struct session *s, int fd, struct filewr *file, char *why, size_t whylen)
 {
     const struct tracecfg *cfg = s->cfg;
     enum compress_codec codec = compress_choose(cfg->want_zstd, cfg->want_deflate);
-    int err = session_file_open(s, fd, why, whylen);
+    int err = session_file_open(s, fd, file, why, whylen);
     if (!err)
         err = session_alloc_buffers(s, why, whylen);
     if (!err && codec != COMPRESS_NONE)
@@ -329,15 +329,25 @@ static void bring_up(struct session *s, struct consumer *c)
         session_start(s);
 }
 
-int session_enable(struct consumer *c, struct tracecfg *cfg, int fd, struct session **out,
-                   char *why, size_t whylen)
+int session_check(struct consumer *c, const struct tracecfg *cfg, char *why, size_t whylen)
+{
+    struct filter *filter = NULL;
+    why[0] = '\0';
+    apply_lockdown(c->svc, cfg);
+    int err = check(c, cfg, false, &filter, why, whylen);
+    filter_free(filter);
+    return err;
+}
+
+int session_enable(struct consumer *c, struct tracecfg *cfg, int fd, struct filewr *file,
+                   struct session **out, char *why, size_t whylen)
 {
     struct filter *filter = NULL;
     struct session *s = NULL;
     struct prioboost boost = {0};
     why[0] = '\0';
     apply_lockdown(c->svc, cfg);
-    int err = check(c, cfg, &filter, why, whylen);
+    int err = check(c, cfg, file != NULL, &filter, why, whylen);
     if (!err && cfg->has_priority_boost)
         err = prioboost_take(c->svc, &boost, cfg->boost_policy, cfg->boost_priority, why, whylen);
     if (err) {
@@ -348,13 +358,14 @@ int session_enable(struct consumer *c, struct tracecfg *cfg, int fd, struct sess
     if (err) {
         prioboost_release(c->svc, &boost);
         filter_free(filter);
+        filewr_free(file);
         if (fd >= 0)
             close(fd);
         return err;
     }
     prioboost_move(c->svc, &s->boost, &boost);
     s->filter = filter;
-    err = build(s, fd, why, whylen);
+    err = build(s, fd, file, why, whylen);
     if (err) {
         session_destroy(s);
         return err;

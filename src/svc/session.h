@@ -18,6 +18,7 @@
 
 struct consumer;
 struct dsinst;
+struct filewr;
 struct producer;
 struct service;
 struct session;
@@ -46,11 +47,16 @@ bool session_may_enter(enum session_state from, enum session_state to);
 
 /* ---- life ---- */
 
-/* EnableTracing: takes cfg and fd in every case. 0 and the session, bound to the consumer, set up
- * and started unless it must wait; positive when it was refused: why then holds one line for the
- * consumer (R12, R13); -ENOMEM. */
-int session_enable(struct consumer *c, struct tracecfg *cfg, int fd, struct session **out,
-                   char *why, size_t whylen);
+/* What can be said against a config before the file of its output_path is made (V1 to V21). 0, or
+ * positive with one line in why. */
+int session_check(struct consumer *c, const struct tracecfg *cfg, char *why, size_t whylen);
+
+/* EnableTracing: takes cfg, fd and file in every case. file: the one that was made for its
+ * output_path, after session_check; NULL: it has none. 0 and the session, bound to the consumer,
+ * set up and started unless it must wait; positive when it was refused: why then holds one line for
+ * the consumer (R12, R13); -ENOMEM. */
+int session_enable(struct consumer *c, struct tracecfg *cfg, int fd, struct filewr *file,
+                   struct session **out, char *why, size_t whylen);
 
 /* StartTracing. Nothing in any state but CONFIGURED (R7). */
 void session_start(struct session *s);

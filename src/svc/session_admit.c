@@ -172,7 +172,7 @@ static int check_counts(struct service *svc, uid_t uid, struct refusal *r)
     return 0;
 }
 
-int session_admit(struct service *svc, uid_t uid, const struct tracecfg *cfg, char *why,
+int session_admit(struct service *svc, uid_t uid, const struct tracecfg *cfg, bool again, char *why,
                   size_t whylen)
 {
     struct refusal r = {why, whylen};
@@ -181,7 +181,7 @@ int session_admit(struct service *svc, uid_t uid, const struct tracecfg *cfg, ch
         err = check_unique_name(svc, cfg, &r);
     if (!err)
         err = check_semaphores(svc, cfg, &r);
-    if (!err)
+    if (!err && !again)
         err = check_cooldown(svc, cfg, &r);
     if (!err)
         err = check_counts(svc, uid, &r);

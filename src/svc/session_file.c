@@ -22,6 +22,7 @@
 
 #define FILE_BATCH     1048576 /* bytes, R165 */
 #define FLAGS_PERIODIC 0x11    /* R164 */
+#define PATH_SHOWN     120     /* bytes, in messages */
 
 /* How long a target may stand still when all are waiting for its end: a pipe that nobody reads, and
  * a disk, which is slow but comes back. Nobody else waits for either. */
@@ -206,50 +207,82 @@ void session_file_init(struct session *s)
     deadline_init(&s->drain_timer, s->svc->reactor, "file drain timer", on_timer, s);
 }
 
-/* V23, V24: the descriptor to write to; -1 with a line in why. Takes fd. */
-static int target(const struct session *s, int fd, char *why, size_t whylen)
+static struct filewr_options options(struct service *svc, const struct tracecfg *cfg)
 {
-    struct bytes_view path = s->cfg->output_path;
-    if (!path.n) {
-        if (fd < 0)
-            snprintf(why, whylen,
-                     "write_into_file needs an output_path, or a file descriptor with the request");
-        return fd;
-    }
-    if (fd >= 0)
-        close(fd);
-    if (memchr(path.p, '\0', path.n)) {
-        snprintf(why, whylen, "output_path holds a NUL byte");
-        return -1;
-    }
-    char *text = alloc_strndup((const char *)path.p, path.n);
-    fd = filewr_create(text, why, whylen);
-    free(text);
-    return fd < 0 ? -1 : fd;
+    return (struct filewr_options){
+        .fd = -1,
+        .prefix = -1,
+        .host = svc->files,
+        .max_size = cfg->max_file_size_bytes,
+        .sync_each = cfg->fflush_post_write == 2,
+        .ready = on_ready,
+    };
 }
 
-int session_file_open(struct session *s, int fd, char *why, size_t whylen)
+void session_file_explain(const struct tracecfg *cfg, int err, const char *text, char *why,
+                          size_t whylen)
 {
-    if (!s->cfg->write_into_file) { /* R160 */
-        if (fd >= 0)
-            close(fd);
-        return 0;
-    }
-    const struct filewr_options opt = {
-        .fd = target(s, fd, why, whylen),
-        .max_size = s->cfg->max_file_size_bytes,
-        .sync_each = s->cfg->fflush_post_write == 2,
-        .host = s->svc->files,
-        .prefix = -1,
-        .ready = on_ready,
-        .arg = s,
-    };
-    if (opt.fd < 0)
+    int n = cfg->output_path.n > PATH_SHOWN ? PATH_SHOWN : (int)cfg->output_path.n;
+    const char *path = (const char *)cfg->output_path.p;
+    if (err == -EEXIST)
+        snprintf(why, whylen, "output_path %.*s exists; remove it or choose another name", n, path);
+    else
+        snprintf(why, whylen,
+                 "cannot create output_path %.*s: %s; choose a folder that exists and "
+                 "that the service may write to",
+                 n, path, text);
+}
+
+int session_file_create(struct service *svc, const struct tracecfg *cfg,
+                        void (*ready)(void *arg, struct filewr *w), void *arg, struct filewr **out,
+                        char *why, size_t whylen)
+{
+    struct bytes_view path = cfg->output_path;
+    struct filewr_options opt = options(svc, cfg);
+    if (memchr(path.p, '\0', path.n)) { /* V24 */
+        snprintf(why, whylen, "output_path holds a NUL byte");
         return ERR_BAD_CONFIG;
+    }
+    char *text = alloc_strndup((const char *)path.p, path.n);
+    opt.path = text;
+    opt.ready = ready;
+    opt.arg = arg;
+    int err = filewr_new(svc->reactor, &opt, out);
+    if (err)
+        session_file_explain(cfg, err, err_text(err), why, whylen);
+    free(text);
+    return err ? ERR_BAD_CONFIG : 0;
+}
+
+/* V23. */
+static int open_passed(struct session *s, int fd, char *why, size_t whylen)
+{
+    struct filewr_options opt = options(s->svc, s->cfg);
+    if (fd < 0) {
+        snprintf(why, whylen,
+                 "write_into_file needs an output_path, or a file descriptor with the request");
+        return ERR_BAD_CONFIG;
+    }
+    opt.fd = fd;
+    opt.arg = s;
     int err = filewr_new(s->svc->reactor, &opt, &s->file);
     if (err)
         snprintf(why, whylen, "the output file cannot be used: %s", err_text(err));
     return err;
+}
+
+int session_file_open(struct session *s, int fd, struct filewr *made, char *why, size_t whylen)
+{
+    if (made) {
+        filewr_hand_over(made, on_ready, s);
+        s->file = made;
+        return 0;
+    }
+    if (s->cfg->write_into_file)
+        return open_passed(s, fd, why, whylen);
+    if (fd >= 0) /* R160 */
+        close(fd);
+    return 0;
 }
 
 int session_file_adopt(struct session *s, int fd, int prefix)

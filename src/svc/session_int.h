@@ -26,8 +26,9 @@ int session_alloc_buffers(struct session *s, char *why, size_t whylen);
 int session_alloc_buffer(struct session *s, size_t index, bool writable, char *why, size_t whylen);
 void session_release_buffers(struct session *s);
 
-/* Checks against other sessions: V14 to V20 (svc/session_admit). 0 or positive with a line. */
-int session_admit(struct service *svc, uid_t uid, const struct tracecfg *cfg, char *why,
+/* Checks against other sessions: V14 to V20 (svc/session_admit). again: the same request was let in
+ * before, and has waited for its file. 0 or positive with a line. */
+int session_admit(struct service *svc, uid_t uid, const struct tracecfg *cfg, bool again, char *why,
                   size_t whylen);
 void session_admit_forget(struct service *svc); /* frees the table of cooldowns */
 
@@ -149,7 +150,16 @@ void session_large_drop(struct session *s);
 
 /* ---- session_file ---- */
 void session_file_init(struct session *s);
-int session_file_open(struct session *s, int fd, char *why, size_t whylen);
+/* Begins to make the file of cfg's output_path (V24), for a session to come; `ready` as in
+ * filewr.h. *out: own. 0, or positive with a line in why. */
+int session_file_create(struct service *svc, const struct tracecfg *cfg,
+                        void (*ready)(void *arg, struct filewr *w), void *arg, struct filewr **out,
+                        char *why, size_t whylen);
+/* The line for a file that could not be made; text: err in words. */
+void session_file_explain(const struct tracecfg *cfg, int err, const char *text, char *why,
+                          size_t whylen);
+/* The file that was made, or the descriptor that came with the request; takes both (V23). */
+int session_file_open(struct session *s, int fd, struct filewr *made, char *why, size_t whylen);
 /* A clone writes into fd, after what comes from prefix (see filewr_share; -1: nothing). Both are
  * taken (R221). */
 int session_file_adopt(struct session *s, int fd, int prefix);

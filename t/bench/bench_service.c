@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the service costs as a process: idle memory, the latency of a control request while
- * producers commit as fast as they can, and time and memory for each connected producer. The real
- * traced, over sockets. Reports figures, asserts nothing.
+ * producers commit as fast as they can, time and memory for each connected producer, and a trace on
+ * its way into a file. The real traced, over sockets. Reports figures, asserts nothing.
  *
- *   bench_service [WORD]     only the groups (idle, latency, scaling) whose name holds WORD
+ *   bench_service [WORD]     only the groups (idle, latency, scaling, file) whose name holds WORD
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -25,7 +25,7 @@
 #include "t/support/rawpeer.h"
 
 static char dir[] = "/tmp/bench-service.XXXXXX";
-static char producer_path[64], consumer_path[64], traced_path[4096];
+static char producer_path[64], consumer_path[64], log_path[64], traced_path[4096];
 static pid_t traced;
 
 static void die(const char *what)
@@ -59,7 +59,7 @@ static void start_service(void)
         setenv("PERFETTO_PRODUCER_SOCK_NAME", producer_path, 1);
         setenv("PERFETTO_CONSUMER_SOCK_NAME", consumer_path, 1);
         close(ready[0]);
-        execl(traced_path, "traced", "--limit-connections", "50000", "--log-file", "/dev/null",
+        execl(traced_path, "traced", "--limit-connections", "50000", "--log-file", log_path,
               (char *)NULL);
         _exit(127);
     }
@@ -80,11 +80,11 @@ static void stop_service(void)
 }
 
 /* A number of /proc/PID/FILE after KEY, 0 when it is not there. */
-static uint64_t proc_number(const char *file, const char *key)
+static uint64_t number_of(pid_t pid, const char *file, const char *key)
 {
     char path[64], line[256];
     uint64_t value = 0;
-    snprintf(path, sizeof(path), "/proc/%d/%s", (int)traced, file);
+    snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
     FILE *f = fopen(path, "r");
     while (f && fgets(line, sizeof(line), f)) {
         if (strncmp(line, key, strlen(key)) == 0)
@@ -93,6 +93,25 @@ static uint64_t proc_number(const char *file, const char *key)
     if (f)
         fclose(f);
     return value;
+}
+
+static uint64_t proc_number(const char *file, const char *key)
+{
+    return number_of(traced, file, key);
+}
+
+/* The oldest child of a process; 0 when it has none. */
+static pid_t child_of(pid_t pid)
+{
+    char file[64];
+    snprintf(file, sizeof(file), "task/%d/children", (int)pid);
+    return pid > 0 ? (pid_t)number_of(pid, file, "") : 0;
+}
+
+static uint64_t private_kb(pid_t pid)
+{
+    return number_of(pid, "smaps_rollup", "Private_Dirty:") +
+           number_of(pid, "smaps_rollup", "Private_Clean:");
 }
 
 static uint64_t rss_kb(void)
@@ -114,7 +133,8 @@ static void open_consumer(struct rawpeer *c)
         die("consumer");
 }
 
-static void enable(struct rawpeer *c, const char *source, uint32_t buffer_kb)
+/* path NULL: into no file; else it is written when the session ends. */
+static void enable_into(struct rawpeer *c, const char *source, uint32_t buffer_kb, const char *path)
 {
     struct bytesbuf b;
     bytesbuf_init(&b, 4096);
@@ -127,10 +147,21 @@ static void enable(struct rawpeer *c, const char *source, uint32_t buffer_kb)
     bytesbuf_pb_str(&b, PBF_DataSourceConfig_name, source);
     bytesbuf_pb_end(&b, inner);
     bytesbuf_pb_end(&b, mark);
+    if (path) {
+        bytesbuf_pb_varint(&b, PBF_TraceConfig_write_into_file, 1);
+        bytesbuf_pb_varint(&b, PBF_TraceConfig_file_write_period_ms, 3600000);
+        bytesbuf_pb_varint(&b, PBF_TraceConfig_write_flush_mode, 2);
+        bytesbuf_pb_str(&b, PBF_TraceConfig_output_path, path);
+    }
     bytesbuf_pb_end(&b, config);
-    if (!rawpeer_call(c, PORT_CONSUMER_ENABLE_TRACING, bytesbuf_view(&b), true))
+    if (!rawpeer_call(c, PORT_CONSUMER_ENABLE_TRACING, bytesbuf_view(&b), !path))
         die("EnableTracing");
     bytesbuf_fini(&b);
+}
+
+static void enable(struct rawpeer *c, const char *source, uint32_t buffer_kb)
+{
+    enable_into(c, source, buffer_kb, NULL);
 }
 
 /* ---- idle ---- */
@@ -140,10 +171,12 @@ static void bench_idle(void)
     start_service();
     printf("idle: VmRSS %" PRIu64 " KB, of it private %" PRIu64 " KB; %" PRIu64 " thread; CPU for "
            "the start %" PRIu64 " us\n",
-           rss_kb(),
-           proc_number("smaps_rollup", "Private_Dirty:") +
-               proc_number("smaps_rollup", "Private_Clean:"),
-           proc_number("status", "Threads:"), cpu_ns() / 1000);
+           rss_kb(), private_kb(traced), proc_number("status", "Threads:"), cpu_ns() / 1000);
+    pid_t host = child_of(traced);
+    if (host)
+        printf("idle: beside it, who starts those that write files: VmRSS %" PRIu64
+               " KB, of it private %" PRIu64 " KB\n",
+               number_of(host, "status", "VmRSS:"), private_kb(host));
     stop_service();
 }
 
@@ -322,6 +355,102 @@ static void bench_scaling(void)
     }
 }
 
+/* ---- file ---- */
+
+#define FILE_MB 192
+
+/* What the service's report (SIGUSR1) says about the drain into files. */
+static void print_slices(void)
+{
+    char line[512];
+    bool over = false;
+    kill(traced, SIGUSR1);
+    while (!over) {
+        FILE *f = fopen(log_path, "r");
+        while (f && fgets(line, sizeof(line), f)) {
+            const char *at = strstr(line, "slices: ");
+            over |= strstr(line, "end of report") != NULL;
+            if (at && strstr(at, "file"))
+                printf("file:   %s", at);
+        }
+        if (f)
+            fclose(f);
+        poll(NULL, 0, 10);
+    }
+}
+
+/* Waits for the end of the session and asks for the state again and again; the longest answer. */
+static uint64_t until_ended(struct rawpeer *owner, struct rawpeer *c, uint64_t *child_ns)
+{
+    struct rawpeer_reply r;
+    uint64_t slowest = 0;
+    pid_t child = child_of(child_of(traced));
+    while (rawpeer_next(owner, 0, &r) == 0) {
+        uint64_t t = now_ns(), used = child ? number_of(child, "schedstat", "") : 0;
+        *child_ns = used ? used : *child_ns;
+        if (!rawpeer_ask(c, PORT_CONSUMER_QUERY_SERVICE_STATE, bytes_view(NULL, 0)))
+            die("QueryServiceState");
+        t = now_ns() - t;
+        slowest = t > slowest ? t : slowest;
+        poll(NULL, 0, 1);
+    }
+    return slowest;
+}
+
+static void into_file(const char *folder)
+{
+    struct rawpeer owner, c;
+    struct rawprod p;
+    char path[256], *source = (char[]){"file"};
+    uint64_t child = 0, request;
+    snprintf(path, sizeof(path), "%s/bench-service-%d.pftrace", folder, (int)getpid());
+    start_service();
+    open_consumer(&owner);
+    open_consumer(&c);
+    if (!rawprod_open(&p, producer_path, "writer", &source, 1))
+        die("producer");
+    enable_into(&owner, "file", FILE_MB << 10, path);
+    while (!p.writers[0].instance && rawprod_serve(&p, -1))
+        continue;
+    for (size_t n = 0; n < (size_t)(FILE_MB - 8) << 10; n += 4) { /* chunks of nearly 4 KB */
+        if (!rawprod_write(&p, &p.writers[0], 10, 350, true))
+            die("no chunk is free");
+        if (p.commit.n > 200 && !rawprod_commit(&p, true))
+            die("a commit");
+    }
+    rawprod_commit(&p, true);
+    uint64_t cpu = cpu_ns(), begin = now_ns();
+    request = rawpeer_call(&owner, PORT_CONSUMER_DISABLE_TRACING, bytes_view(NULL, 0), true);
+    if (!request || !rawprod_serve(&p, 1000))
+        die("the stop");
+    uint64_t slowest = until_ended(&owner, &c, &child);
+    double s = (double)(now_ns() - begin) / 1e9;
+    cpu = cpu_ns() - cpu;
+    FILE *f = fopen(path, "r");
+    if (!f || fseek(f, 0, SEEK_END) != 0)
+        die(path);
+    double mb = (double)ftell(f) / 1048576;
+    fclose(f);
+    printf(
+        "file: %.0f MB into %s: %.0f MB/s with the last sync; CPU of the service %.0f ms, of who "
+        "writes %.0f ms; slowest QueryServiceState meanwhile %.1f ms\n",
+        mb, folder, mb / s, (double)cpu / 1e6, (double)child / 1e6, (double)slowest / 1e6);
+    print_slices();
+    unlink(path);
+    rawprod_close(&p);
+    rawpeer_close(&owner);
+    rawpeer_close(&c);
+    stop_service();
+    unlink(log_path);
+}
+
+static void bench_file(void)
+{
+    const char *tmp = getenv("TMPDIR");
+    into_file("/dev/shm");
+    into_file(tmp ? tmp : "/var/tmp");
+}
+
 int main(int argc, char **argv)
 {
     const char *word = argc > 1 ? argv[1] : "";
@@ -335,6 +464,7 @@ int main(int argc, char **argv)
     snprintf(traced_path, sizeof(traced_path), "%s/traced", self);
     snprintf(producer_path, sizeof(producer_path), "%s/p", dir);
     snprintf(consumer_path, sizeof(consumer_path), "%s/c", dir);
+    snprintf(log_path, sizeof(log_path), "%s/log", dir);
     signal(SIGPIPE, SIG_IGN);
     if (strstr("idle", word))
         bench_idle();
@@ -344,6 +474,10 @@ int main(int argc, char **argv)
     fflush(stdout);
     if (strstr("scaling", word))
         bench_scaling();
+    fflush(stdout);
+    if (strstr("file", word))
+        bench_file();
+    unlink(log_path);
     rmdir(dir);
     return 0;
 }

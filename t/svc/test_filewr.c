@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,9 +79,8 @@ static void await_written(void)
 
 static int create_path(void)
 {
-    char why[200];
-    int fd = filewr_create(path, why, sizeof(why));
-    cr_assert_geq(fd, 0, "%s", why);
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+    cr_assert_geq(fd, 0);
     return fd;
 }
 
@@ -180,18 +180,44 @@ Test(filewr, R160_writes_start_at_the_current_offset)
                      7);
 }
 
-Test(filewr, R161_create_refuses_an_existing_file)
+static void make(const char *name)
 {
-    char why[200] = "";
-    int fd = create_path();
+    struct filewr_options opt = {
+        .path = name, .fd = -1, .host = host, .prefix = -1, .ready = on_ready};
+    filewr_free(w);
+    w = NULL;
+    ready_calls = 0;
+    cr_assert_eq(filewr_new(r, &opt, &w), 0);
+    cr_expect_eq(filewr_state(w), FILEWR_OPENING);
+    cr_expect_eq(put(filewr_begin(w), 'a', 1), ERR_QUOTA, "not yet");
+    await_ready();
+    cr_expect_eq(ready_calls, 1);
+}
+
+Test(filewr, R161_a_file_is_made_unless_it_exists)
+{
     struct stat st;
-    cr_assert_eq(fstat(fd, &st), 0);
+    umask(077);
+    make(path);
+    cr_expect_eq(filewr_state(w), FILEWR_OPEN);
+    cr_assert_eq(stat(path, &st), 0);
     cr_expect_eq(st.st_mode & 07777, 0644);
-    close(fd);
-    cr_expect_eq(filewr_create(path, why, sizeof(why)), -EEXIST);
-    cr_expect_not_null(strstr(why, path));
-    cr_expect_eq(filewr_create("/nonexistent/dir/f", why, sizeof(why)), -ENOENT);
-    cr_expect_not_null(strstr(why, "/nonexistent/dir/f"));
+    cr_expect_eq(put(filewr_begin(w), 'a', 1), 0);
+    cr_expect_eq(filewr_commit(w), 0);
+    finish();
+    cr_assert_eq(stat(path, &st), 0);
+    cr_expect_eq(st.st_size, 3);
+    make(path);
+    cr_expect_eq(filewr_state(w), FILEWR_FAILED);
+    cr_expect_eq(filewr_error(w), -EEXIST);
+    make("/nonexistent/dir/f");
+    cr_expect_eq(filewr_error(w), -ENOENT);
+    static char far[PATH_MAX + 1];
+    memset(far, 'f', sizeof(far) - 1);
+    struct filewr_options opt = {
+        .path = far, .fd = -1, .host = host, .prefix = -1, .ready = on_ready};
+    struct filewr *none;
+    cr_expect_eq(filewr_new(r, &opt, &none), -ENAMETOOLONG);
 }
 
 Test(filewr, R168_the_limit_is_never_reached)

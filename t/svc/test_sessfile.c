@@ -4,12 +4,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "protos/fieldnum.h"
+#include "reactor/chrono.h"
 #include "t/svc/world.h"
 
 static struct world *w;
@@ -303,4 +305,100 @@ Test(sessfile, service_end_completes_files)
     prod_put(p, 1, "data");
     service_end(w->svc); /* as on SIGTERM */
     cr_expect(strstr(contents(fd), "<data>"));
+}
+
+/* ---- a file by name, on a disk that takes its time ---- */
+
+static struct bytesbuf *by_name(const char *path)
+{
+    config(1000, 2);
+    bytesbuf_pb_str(&w->cfg, PBF_TraceConfig_output_path, path);
+    return &w->cfg;
+}
+
+/* The host of the processes that write files, our only child; it runs after the first file. */
+static pid_t host_pid(void)
+{
+    char path[64];
+    int pid = 0;
+    snprintf(path, sizeof(path), "/proc/self/task/%d/children", (int)getpid());
+    FILE *f = fopen(path, "r");
+    if (!f || fscanf(f, "%d", &pid) != 1)
+        cr_skip_test("no list of children here");
+    fclose(f);
+    return pid;
+}
+
+/* A post without the wait for its outcome. */
+static void post(struct cons *c, enum msg_kind kind, const struct bytesbuf *b, size_t size)
+{
+    union {
+        struct msg_enable enable;
+        struct msg_request request;
+    } m = {.enable = {.cookie = ++c->cookie, .fd = -1}};
+    if (kind == MSG_C_ENABLE) {
+        cr_assert_eq(msg_body_copy(&m.enable.body, b->p, b->n), 0);
+        c->enable_cookie = c->cookie;
+        c->disabled = false;
+    } else {
+        m.request = (struct msg_request){.cookie = c->cookie};
+        c->reply_cookie = c->cookie;
+        c->replied = false;
+    }
+    cr_assert_eq(actor_post(w->reactor, c->endpoint, c->actor.id, kind, &m, size), 0);
+    reactor_settle(w->reactor);
+}
+
+Test(sessfile, R161_requests_behind_a_file_that_is_being_made_wait)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1), *d = cons_new(w, 1);
+    char path[128];
+    prod_register(p, "ds", 0);
+    cons_enable_fd(d, config(1000, 2), dup(fd));
+    kill(host_pid(), SIGSTOP);
+    strcpy(path, world_path(w, "by-name"));
+    post(c, MSG_C_ENABLE, by_name(path), sizeof(struct msg_enable));
+    cr_expect_eq(prod_count(p, MSG_PP_START), 1, "that of the other session");
+    post(c, MSG_C_DISABLE, NULL, sizeof(struct msg_request));
+    cr_expect_not(c->replied, "it waits behind");
+    struct stat st;
+    cr_expect_neq(stat(path, &st), 0);
+    reactor_advance(w->reactor, 500 * CHRONO_MS);
+    cr_expect_not(c->replied || c->disabled);
+    kill(host_pid(), SIGCONT);
+    world_settle(w);
+    cr_expect(c->replied && c->reply_ok);
+    cr_expect(c->disabled, "and then it stops the session that was begun");
+    cr_expect_str_eq(c->error, "");
+    cr_expect_eq(prod_count(p, MSG_PP_START), 2);
+    cr_assert_eq(stat(path, &st), 0);
+    cr_expect_gt(st.st_size, 0);
+    cr_expect(cons_ask(d, MSG_C_DISABLE));
+}
+
+Test(sessfile, R161_a_consumer_that_leaves_while_its_file_is_being_made)
+{
+    struct cons *c = cons_new(w, 1), *d = cons_new(w, 1);
+    cons_enable_fd(d, config(1000, 2), dup(fd));
+    kill(host_pid(), SIGSTOP);
+    post(c, MSG_C_ENABLE, by_name(world_path(w, "by-name")), sizeof(struct msg_enable));
+    post(c, MSG_C_DISABLE, NULL, sizeof(struct msg_request));
+    cons_bye(c);
+    cr_expect_eq(service_sessions(w->svc), 1);
+    kill(host_pid(), SIGCONT);
+    world_advance_ms(w, 100);
+    cr_expect_eq(service_sessions(w->svc), 1);
+}
+
+Test(sessfile, V18_a_guarded_session_with_a_file_by_name)
+{
+    struct cons *c = cons_new(w, 1), *d = cons_new(w, 1);
+    by_name(world_path(w, "by-name"));
+    bytesbuf_pb_varint(&w->cfg, PBF_TraceConfig_enable_extra_guardrails, 1);
+    bytesbuf_pb_str(&w->cfg, PBF_TraceConfig_unique_session_name, "guarded");
+    cr_expect(cons_enable(c, &w->cfg), "its own entry does not keep it out: %s", c->error);
+    cons_ask(c, MSG_C_FREE);
+    cr_expect_not(cons_enable(d, &w->cfg));
+    cr_expect(strstr(d->error, "guarded"), "%s", d->error);
 }

@@ -18,6 +18,7 @@
 #include "reactor/log.h"
 #include "svc/dsconfig.h"
 #include "svc/packet.h"
+#include "svc/consumer.h"
 #include "svc/service_int.h"
 #include "svc/session_int.h"
 
@@ -72,12 +73,22 @@ static bool files_busy(const struct list *sessions, bool *any)
     return false;
 }
 
+static bool being_made(const struct service *svc)
+{
+    list_for_each (it, &svc->consumers) {
+        if (list_entry(it, struct consumer, node)->opening)
+            return true;
+    }
+    return false;
+}
+
 /* Returns whether there is a file at all. */
 static bool settle_files(struct world *w)
 {
     bool any = false;
     for (int i = 0; i < 1000; i++) {
-        if (!files_busy(&w->svc->sessions, &any) && !files_busy(&w->svc->leaving, &any))
+        if (!files_busy(&w->svc->sessions, &any) && !files_busy(&w->svc->leaving, &any) &&
+            !being_made(w->svc))
             break;
         reactor_tick(w->reactor, 10 * CHRONO_MS);
         reactor_settle(w->reactor);

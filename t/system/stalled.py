@@ -181,6 +181,31 @@ def _():
         check_stall(w, r, disk.frozen())
 
 
+@tap.case("a file named by output_path on a frozen file system: only its own consumer waits until it is made")
+def _():
+    with peer.World() as w, FrozenDisk(w) as disk:
+        path = disk.folder + "/by-name"
+        p, c = w.producer("disk", ["disk"]), w.consumer()
+        with disk.frozen():
+            c.enable(peer.config(["disk"], extra=file_config() + pb.put(29, path)))
+            state = c.call("QueryServiceState")
+            others_live(w)
+            tap.expect(not state.done, "requests behind it wait, in order")
+            gone = w.consumer()
+            gone.enable(peer.config(["disk"], extra=file_config() + pb.put(29, path + "2")))
+            gone.call("DisableTracing")
+            gone.close()
+            others_live(w)
+        w.until("the answer that waited", lambda: state.done)
+        p.until_started()
+        p.write([peer.packet(0)])
+        c.stop()
+        tap.expect_eq(numbers(path), [0], "packets in the file")
+        c = w.consumer()
+        c.enable(peer.config(["disk"], extra=file_config() + pb.put(29, path)))
+        tap.expect(path in c.error() and "exists" in c.error(), f"the consumer is told '{c.error()}'")
+
+
 @tap.case("a clone into a file waits for the source's disk, and holds what both had")
 def _():
     with peer.World() as w:
@@ -225,6 +250,7 @@ def _():
     with peer.World() as w:
         r = Recording(w, w.stack.path("out"))
         r.write(5)
+        r.until_written()
         host = w.file_host()
         os.kill(host, signal.SIGKILL)
         w.until("its end", lambda: host not in stack.children_of(w.traced.pid))
