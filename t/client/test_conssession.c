@@ -271,6 +271,7 @@ Test(conssession, every_call_is_answered)
            "done(8,1,0);");
 }
 
+/* ipc.md R112. */
 Test(conssession, rejections)
 {
     connect_it();

@@ -3,6 +3,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -112,6 +113,7 @@ static size_t read_all(void)
 
 /* ---- input ---- */
 
+/* R26. */
 Test(channel, frames_in_order)
 {
     open_with(plain);
@@ -125,6 +127,7 @@ Test(channel, frames_in_order)
     cr_assert_eq(frame_bytes, 55u);
 }
 
+/* R28. */
 Test(channel, byte_at_a_time)
 {
     open_with(plain);
@@ -197,7 +200,8 @@ Test(channel, complete_frames_come_before_the_end)
     cr_assert_eq(closed_at_frames, 2);
 }
 
-/* The peer wrote, then left without reading: our write fails first, its frames count all the same.
+/* R24: the peer wrote, then left without reading: our write fails first (and no signal kills us),
+ * its frames count all the same.
  */
 Test(channel, frames_behind_a_failed_write_are_delivered)
 {
@@ -515,6 +519,7 @@ Test(channel, descriptor_arrives_in_the_slot)
     int got = channel_take_fd(ch);
     cr_assert_geq(got, 0);
     cr_assert(loop_fd_holds(got, "hello"));
+    cr_assert(fcntl(got, F_GETFD) & FD_CLOEXEC, "R67");
     cr_assert_eq(channel_take_fd(ch), -1, "taken");
     close(got);
     close(fd);

@@ -231,7 +231,7 @@ Test(rpc_client, tc1_bind_then_invoke)
     cr_assert_eq(results, 1, "finished (R57)");
 }
 
-/* T-C2, R53: rejected locally, from the loop. */
+/* T-C2, R53, R127: rejected locally, from the loop. */
 Test(rpc_client, tc2_method_the_host_lacks)
 {
     struct rpc_proxy *p = bind_it();
@@ -255,7 +255,7 @@ Test(rpc_client, tc3_no_callback_drops_the_reply)
     cr_assert_eq(f.u.invoke.method_id, 3u);
 }
 
-/* T-C4. */
+/* T-C4, R57, R58: nothing marks a method as one that streams. */
 Test(rpc_client, tc4_stream)
 {
     struct rpc_proxy *p = bind_it();
@@ -316,7 +316,7 @@ Test(rpc_client, tc6_three_proxies_for_one_service)
     cr_assert_eq(bound, 2);
 }
 
-/* T-C8. */
+/* T-C8, R62. */
 Test(rpc_client, tc8_proxy_freed_before_its_replies)
 {
     struct rpc_proxy *p = bind_to(&service);
@@ -660,7 +660,7 @@ Test(rpc_connect, tc7_binds_before_connecting)
     cr_assert_str_eq(last_msg, "echo");
 }
 
-/* T-C10. */
+/* T-C10, R83. */
 Test(rpc_connect, tc10_nobody_there)
 {
     char err[SOCKNAME_ERR_MAX];
@@ -738,7 +738,7 @@ Test(rpc_connect, tc10_host_closes)
     cr_assert_eq(unbound, 1);
 }
 
-/* R79-R81: with retry the attempt is repeated until somebody listens, at once when the name
+/* R78 to R81: with retry the attempt is repeated until somebody listens, at once when the name
  * appears. */
 Test(rpc_connect, retry_until_the_name_appears)
 {

@@ -305,6 +305,7 @@ Test(rpc_host, masked_service_is_visible_to_its_listeners_only)
 
 /* ---- calls ---- */
 
+/* R49, R55. */
 Test(rpc_host, call_and_reply)
 {
     expose();
@@ -490,6 +491,7 @@ Test(rpc_host, oversize_reply_becomes_a_rejection)
     cr_assert_eq(next().u.invoke_reply.reply.n, most);
 }
 
+/* R25: nothing limits how many requests are under way. */
 Test(rpc_host, ten_thousand_pipelined_calls)
 {
     expose();

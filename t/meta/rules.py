@@ -1,7 +1,8 @@
 """Every rule of the service has a test case that names it, or a reason why none can show it.
 
-rules.tsv lists the ids: L transitions, V checks, R rules, Q decisions, T the catalogue of behaviours. A rule
-that was forgotten is a gap in the numbers; a case that was renamed or removed is a line that finds nothing.
+rules.tsv lists the ids of the service: L transitions, V checks, R rules, Q decisions, T the catalogue of
+behaviours; rules_ipc.tsv those of the socket protocol, rules_smb.tsv those of the shared memory. A rule that
+was forgotten is a gap in the numbers; a case that was renamed or removed is a line that finds nothing.
 """
 
 import os
@@ -11,8 +12,11 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import tap
 
-LAST = {"L": 10, "V": 25, "R": 255, "Q": 21, "T": 155}
-LIST = os.path.join(tap.SRCDIR, "t", "meta", "rules.tsv")
+LISTS = {
+    "rules.tsv": {"L": 10, "V": 25, "R": 255, "Q": 21, "T": 155},
+    "rules_ipc.tsv": {"R": 131, "T-F": 9, "T-C": 10, "T-H": 8, "T-R": 7, "T-E": 12},
+    "rules_smb.tsv": {"R": 112, "T": 41},
+}
 
 
 def rows(text):
@@ -35,9 +39,12 @@ def py_cases(source):
 
 def names_it(rule, name, text):
     """True when the case says the id, or a range of ids with it inside, in its name or beside it."""
-    for first, last in re.findall(rf"{rule[0]}(\d+)_to_{rule[0]}(\d+)", name):
+    letter = rule.rstrip("0123456789")
+    for first, last in re.findall(rf"{letter}(\d+)[_ ]to[_ ](?:[IS]-)?{letter}(\d+)", name + "\n" + text):
         if rule[1:].isdigit() and int(first) <= int(rule[1:]) <= int(last):
             return True
+    if "-" in rule and name.startswith(rule.replace("-", "").lower() + "_"):
+        return True
     spoken = name.replace("_", " ") + "\n" + text
     return re.search(rf"(?<![A-Za-z0-9]){rule}(?![A-Za-z0-9])", spoken) is not None
 
@@ -53,22 +60,28 @@ def complaint(rule, path, case, source):
     return None
 
 
-def gaps(ids):
+def gaps(ids, last_of):
     """Ids that are missing, double or strange."""
     bad = [f"{i} is there twice" for i in set(ids) if ids.count(i) > 1]
     have = {re.sub(r"[a-z]$", "", i) for i in ids}
-    want = {f"{letter}{n}" for letter, last in LAST.items() for n in range(1, last + 1)}
+    want = {f"{letter}{n}" for letter, last in last_of.items() for n in range(1, last + 1)}
     return sorted(bad + [f"{i} has no line" for i in want - have] + [f"{i} is no rule" for i in have - want])
 
 
-with open(LIST, encoding="utf-8") as f:
-    TABLE = rows(f.read())
+def table(name):
+    with open(os.path.join(tap.SRCDIR, "t", "meta", name), encoding="utf-8") as f:
+        return rows(f.read())
+
+
+TABLES = {name: table(name) for name in LISTS}
+TABLE = [r for t in TABLES.values() for r in t]
 
 
 @tap.case("every rule has one line")
 def _():
     tap.expect(all(len(r) == 3 for r in TABLE), "a line is: id, file or -, case or reason")
-    tap.expect_eq(gaps([r[0] for r in TABLE]), [], "gaps")
+    for name, t in TABLES.items():
+        tap.expect_eq(gaps([r[0] for r in t], LISTS[name]), [], f"gaps of {name}")
 
 
 @tap.case("every rule has a case that names it")
@@ -104,8 +117,8 @@ def _():
         tap.expect_eq(complaint(rule, path, case, SAMPLE), None, f"complaint about {rule} {case}")
     tap.expect(complaint("R9", "x.py", "R9: w", '@tap.case("R8: what")\n'), "a case that is not there")
     tap.expect_eq(complaint("R9", "x.py", "R9: w", '@tap.case("R9: what")\n'), None, "a case of a script")
-    ids = [r[0] for r in TABLE]
-    tap.expect_eq(gaps([i for i in ids if i != "R77"] + ["R256", "T1"]), ["R256 is no rule", "R77 has no line", "T1 is there twice"], "gaps")
+    ids = [r[0] for r in TABLES["rules.tsv"]]
+    tap.expect_eq(gaps([i for i in ids if i != "R77"] + ["R256", "T1"], LISTS["rules.tsv"]), ["R256 is no rule", "R77 has no line", "T1 is there twice"], "gaps")
 
 
 tap.run()

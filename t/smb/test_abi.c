@@ -28,6 +28,7 @@ Test(abi, R14_chunk_sizes)
     }
 }
 
+/* R3. */
 Test(abi, R5_size_table)
 {
     /* KiB: config page, hint page, page; config total, hint total, total. */

@@ -25,6 +25,7 @@ static struct commit_view view_of(const struct fake_request *r)
     return v;
 }
 
+/* R66, R71. */
 Test(arbiter, T24_order_of_chunks_and_of_moves)
 {
     struct fake f;
@@ -161,6 +162,7 @@ Test(arbiter, delayed_send_survives_other_runs)
     fake_fini(&f);
 }
 
+/* R107. */
 Test(arbiter, T26_emulation_ships_and_frees)
 {
     struct fake f;
@@ -345,6 +347,7 @@ Test(arbiter, T28_split_scrape_of_64_KiB_chunks)
     fake_fini(&f);
 }
 
+/* R36. */
 Test(arbiter, T29_4096_writers)
 {
     struct fake f;
@@ -366,6 +369,7 @@ Test(arbiter, T29_4096_writers)
     fake_fini(&f);
 }
 
+/* R85. */
 Test(arbiter, T30_shutdown)
 {
     struct fake f;
@@ -516,6 +520,7 @@ static void packet(struct writer *w, const char *text)
     writer_end(w);
 }
 
+/* R80 to R82. */
 Test(arbiter, T32_startup)
 {
     struct fake f;

@@ -51,6 +51,7 @@ Test(page, T2_partitioning)
     }
 }
 
+/* R4: with pages of 64 KiB, too. */
 Test(page, T3_chunks_in_order_disjoint_inside)
 {
     EACH_SIZE(i)
@@ -105,6 +106,7 @@ Test(page, T5_no_chunk_twice)
     shmem_fini(&shm);
 }
 
+/* R21. */
 Test(page, T6_life_cycle)
 {
     EACH_SIZE(i)

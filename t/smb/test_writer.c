@@ -30,6 +30,7 @@ static void raw(struct pbw *p, size_t n)
     }
 }
 
+/* R39, R40: only the first packet of a writer says that it is that. R61: its end sends the rest. */
 Test(writer, T8_small_packets)
 {
     EACH_SIZE(i)
@@ -173,6 +174,7 @@ static void tree_run(size_t page, struct arbiter_cfg cfg, uint64_t seed, size_t 
     fake_fini(&f);
 }
 
+/* R31, R32, R48, R50. */
 Test(writer, T9_fragments_and_patches_round_trip)
 {
     for (uint64_t seed = 1; seed < 10; seed++) {
@@ -208,7 +210,8 @@ Test(writer, T10_raw_bytes_are_verbatim)
     fake_fini(&f);
 }
 
-/* Three places annotated in the first chunk, filled in after the packet grew over two more. */
+/* R49, R51, R53: three places annotated in the first chunk, filled in after the packet grew over
+ * two more. */
 Test(writer, T11_annotated_patches)
 {
     struct fake f;
@@ -241,7 +244,7 @@ Test(writer, T11_annotated_patches)
     fake_fini(&f);
 }
 
-/* T12 is fatal upstream; here the open packet is ended, which loses nothing. */
+/* R41. T12 is fatal upstream; here the open packet is ended, which loses nothing. */
 Test(writer, T12_begin_ends_an_open_packet)
 {
     struct fake f;
@@ -274,6 +277,7 @@ static uint32_t count_of(const struct fake *f, uint32_t page, uint32_t chunk)
     return abi_packets_count(page_packets(&at));
 }
 
+/* R23, R43, R44. */
 Test(writer, T13_inflation)
 {
     struct fake f;
@@ -374,6 +378,7 @@ static void spanning_packet(const struct fake *f, struct writer *w)
     writer_end(w);
 }
 
+/* R74, R75. */
 Test(writer, T15_direct_patching)
 {
     struct fake f;
@@ -409,6 +414,7 @@ Test(writer, T15_direct_patching)
     fake_fini(&f);
 }
 
+/* R68. */
 Test(writer, T16_patch_goes_with_the_move)
 {
     struct fake f;
@@ -438,6 +444,7 @@ static void fill_others(struct fake *f, struct writer **others, int n)
     }
 }
 
+/* R54, R56, R58. */
 Test(writer, T17_exhausted_while_fragmenting)
 {
     struct fake f;
@@ -484,6 +491,7 @@ Test(writer, T17_exhausted_while_fragmenting)
     fake_fini(&f);
 }
 
+/* R55, R56, R60. */
 Test(writer, T18_flush_exhaustion_recovery)
 {
     struct fake f;
@@ -520,8 +528,8 @@ static void note(void *ctx, bool acked)
     *(int *)ctx += acked ? 1 : 100;
 }
 
-/* T19, T20, T23: a flush with a dropped packet's patches unsent; the garbage goes round; one
- * episode. */
+/* R58, R59, T19, T20, T23: a flush with a dropped packet's patches unsent; the garbage goes round;
+ * one episode. */
 Test(writer, T19_T20_T23_dropping)
 {
     struct fake f;

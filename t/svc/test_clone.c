@@ -452,6 +452,7 @@ Test(clone, R223_a_clone_is_inert)
     cr_expect(cons_enable(k, plain()), "its owner is free again");
 }
 
+/* ipc.md R108. */
 Test(clone, R211_T97_descriptors_are_dropped_without_a_file)
 {
     struct cons *c = cons_new(w, 1), *k = cons_new(w, 1);

@@ -52,6 +52,7 @@ static void clone_of(struct cons *k, uint64_t id)
     bytesbuf_fini(&b);
 }
 
+/* ipc.md R94. */
 Test(rules_flush, R90_flags_row_by_row)
 {
     struct prod *p = prod_new(w, "p", 1);

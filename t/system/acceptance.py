@@ -365,7 +365,7 @@ def _():
         tap.expect(not os.path.exists(s.tmp()), "an empty file is left")
 
 
-@tap.case("A19 the service vanishes: the line, the file, and status 1, unlike upstream")
+@tap.case("A19, T-E3: the service vanishes: the line, the file, and status 1, unlike upstream")
 def _():
     with Scene(producer=False) as s:
         config = 'unique_session_name: "n"\nbuffers { size_kb: 1024 }\nwrite_into_file: true\nfile_write_period_ms: 10\n'

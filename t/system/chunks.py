@@ -97,6 +97,16 @@ def stamp(n):
 # ---- size and allocation
 
 
+@tap.case("S-R8: traced_probes asks for 2 MiB in pages of 32 KiB")
+def _():
+    with peer.World() as w:
+        w.stack.start_probes()
+        c = w.consumer()
+        c.enable(peer.config(["linux.sys_stats"]))
+        w.until("its memory", lambda: any("SMB 2097152 bytes" in x for x in w.report()))
+        c.stop()
+
+
 @tap.case("S-R1, S-R2: memory is allocated with the first instance, once; the config's size and page and the hints count each by itself")
 def _():
     with peer.World() as w:
@@ -343,7 +353,7 @@ def waiting(p, page, writer, chunk_id):
     return first.index(bytes(4))
 
 
-@tap.case("S-R90 to S-R93: which patches are dropped, which fail, and when a chunk waits no longer")
+@tap.case("S-R90 to S-R93, T36: which patches are dropped, which fail, and when a chunk waits no longer")
 def _():
     with peer.World() as w:
         p, c = begin(w)

@@ -82,7 +82,7 @@ class OldConsumer(peer.Consumer):
         self.methods = {m: self.methods[m] for m in OLD_CONSUMER}
 
 
-@tap.case("R126-R130: a producer and a consumer of Android P record a complete trace")
+@tap.case("R126 to R130: a producer and a consumer of Android P record a complete trace")
 def _():
     with peer.World() as w:
         p = OldProducer(w, "old", ["src"])
@@ -99,7 +99,7 @@ def _():
         c.ask("FreeBuffers")
 
 
-@tap.case("R126-R130: the same into a file, with a second producer whose memory is told by the config")
+@tap.case("R126 to R130: the same into a file, with a second producer whose memory is told by the config")
 def _():
     with peer.World() as w:
         p, q = OldProducer(w, "old", ["src"]), OldProducer(w, "older", ["other"])
@@ -273,7 +273,7 @@ class FutureConsumer(Future, peer.Consumer):
     odd_call = ("QueryServiceState", pb.put(1, 1) + fields_of_tomorrow(6))
 
 
-@tap.case("R131: a producer and a consumer of the future record a complete trace")
+@tap.case("R131, T-E2: a producer and a consumer of the future record a complete trace")
 def _():
     with peer.World() as w:
         # Enum values that do not exist yet: scraping mode 17, and in the config a fill policy, a lockdown mode, a

@@ -148,7 +148,7 @@ kill -INT $pid; wait $pid
         tap.expect(any(pb.first(p, 35) for p in pb.packets(trace(s))), "the file is not complete")
 
 
-@tap.case("another user cannot attach, and may use the same key")
+@tap.case("I-R76: another user cannot attach, and may use the same key")
 def _():
     with service() as s:
         stack.need_other_user(s.program("perfetto"))

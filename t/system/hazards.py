@@ -272,7 +272,7 @@ OFFERS = {
 }
 
 
-@tap.case("S-12, S-R10, I-18: offered memory that cannot be used is refused, and the producer gets some of ours")
+@tap.case("S-12, S-R10, S-R12, I-18: offered memory that cannot be used is refused, and the producer gets some of ours")
 def _():
     with service() as w:
         for what, make in OFFERS.items():

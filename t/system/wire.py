@@ -208,7 +208,7 @@ def _():
         tap.expect_eq([x[0] for x in p.order].count("memory"), 1, "announcements")
 
 
-@tap.case("I-11, I-R96: before the introduction every call is rejected, afterwards every one has an empty reply if it is asked for")
+@tap.case("I-11, I-R96, S-R86: before the introduction every call is rejected, afterwards every one has an empty reply if it is asked for")
 def _():
     calls = (
         ("RegisterDataSource", pb.put(1, pb.put(1, "a") + pb.put(8, 7))),
@@ -237,7 +237,7 @@ def _():
         tap.expect_eq(pb.every(state, 2), [], "data sources that are left")
 
 
-@tap.case("I-R98: in one CommitData chunks, then patches, then the acknowledgement (smb.md section 11, with short sizes)")
+@tap.case("I-R98, S-R94: in one CommitData chunks, then patches, then the acknowledgement (smb.md section 11, with short sizes)")
 def _():
     with peer.World() as w:
         p, c = w.producer("p", ["src"]), w.consumer()
@@ -411,6 +411,31 @@ def _():
         tap.expect_eq(numbers(c.read()), [], "a third read")
 
 
+def bytecode(*fields):
+    """Filter bytecode that lets these fields of packets through, whole."""
+    words = [1 << 3 | 3, 1, 0, *[n << 3 | 1 for n in fields], 0]
+    check = 0xCBF29CE484222325
+    for byte in b"".join(w.to_bytes(4, "little") for w in words):
+        check = (check ^ byte) * 0x100000001B3 % 2**64
+    return b"".join(pb.put_varint(w) for w in [*words, check % 2**32])
+
+
+@tap.case("T-E11: filtered packets of 1 MiB come in slices that fit frames")
+def _():
+    with peer.World() as w:
+        p, c = w.producer("p", ["src"]), Slices(w)
+        c.enable(peer.config(["src"], buffers=((16384, 0),), extra=pb.put(33, pb.put(2, bytecode(3, 10, 900)))))
+        p.until_started()
+        for n in range(3):
+            write_large(p, n, 1 << 20)
+        packets = c.read()
+        tap.expect_eq(numbers(packets), [[0, 1, 2]], "packets")
+        mine = [q for q in packets if peer.number_of(q) is not None]
+        tap.expect(all(len(q) > 1 << 20 and pb.first(q, 8) is None for q in mine), "whole, but for what the filter takes out")
+        tap.expect(max(c.sizes) <= SLICE_MAX, f"a slice of {max(c.sizes)} bytes")
+        c.stop()
+
+
 @tap.case("I-R102: sessions that cannot be read: into a file, and before the trigger")
 def _():
     with peer.World() as w:
@@ -570,7 +595,7 @@ def _():
         tap.expect_eq(numbers(c.read()), [list(range(1000))], "packets")
 
 
-@tap.case("I-R95: a remote producer that scrapes itself is asked to flush though all its sources say no_flush")
+@tap.case("I-R95, S-R111, S-R112: a remote producer that scrapes itself is asked to flush though all its sources say no_flush")
 def _():
     address = f"127.0.0.1:{free_port()}"
     w = peer.World(env={"PERFETTO_PRODUCER_SOCK_NAME": address})
