@@ -69,6 +69,7 @@ struct reactor {
     struct list spent; /* actors with messages that have used up their budget in this tick */
 
     uint64_t tick; /* number of the tick that is going on */
+    size_t task_budget;
     struct slices slices;
     uint64_t busy_start; /* when the first callback of this tick began, 0: none yet */
     uint64_t metrics[REACTOR_METRICS];

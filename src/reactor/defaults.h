@@ -13,6 +13,7 @@
 #define DEFAULTS_SLICE_LIMIT_NS   UINT64_C(2000000) /* no callback may hold the loop longer */
 #define DEFAULTS_TASK_BUDGET_NS   UINT64_C(1000000) /* what a timed task plans for one slice */
 #define DEFAULTS_TASK_BUDGET_SIZE (1024u * 1024u)   /* bytes a timed task plans for one slice */
+#define DEFAULTS_AT_ONCE_NS       UINT64_C(250000)  /* what is begun in the message that asks */
 #define DEFAULTS_MAILBOX_COUNT    4096u             /* messages waiting for one actor */
 #define DEFAULTS_MAILBOX_BYTES    (4u << 20)        /* what they may weigh */
 #define DEFAULTS_LOG_BURST        10u /* equal lines per window before they are counted */

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mailbox: a ring of fixed-size slots that doubles up to its count cap and goes away when it has
- * grown large and runs empty, so that an idle actor costs no memory. Only the used bytes of a slot
- * are copied. Invariant: bytes is the sum of the weights of the messages inside, and the mark
- * callback is told "high" and "low" strictly in turn.
- * Every path that does not deliver a payload runs its destructor exactly once.
+ * mailbox: a chain of blocks of fixed-size slots. It grows by a block at a time, so that a long one
+ * is never copied, and its memory goes when it had grown large and runs empty, so that an idle
+ * actor costs little. One block is kept in hand: steady traffic allocates nothing. Only the used
+ * bytes of a slot are copied. Invariant: bytes is the sum of the weights of the messages inside,
+ * and the mark callback is told "high" and "low" strictly in turn. Every path that does not deliver
+ * a payload runs its destructor exactly once.
  */
 #include "reactor/mailbox.h"
 
@@ -14,7 +15,13 @@
 #include <errno.h>
 #include <string.h>
 
-enum { FIRST_SLOTS = 8, KEEP_SLOTS = 128 };
+enum { FIRST_SLOTS = 8, MOST_SLOTS = 128, KEEP_SLOTS = 128 };
+
+struct mailbox_block {
+    struct mailbox_block *next; /* own; newer messages */
+    uint32_t head, tail, size;  /* slots: oldest message, first free one, all */
+    struct mailbox_msg slots[];
+};
 
 #define HEADER_SIZE offsetof(struct mailbox_msg, data)
 
@@ -85,27 +92,70 @@ static void tell_marks(struct mailbox *mb)
 
 static int grow(struct mailbox *mb)
 {
-    uint32_t cap = mb->cap != 0 ? mb->cap * 2 : FIRST_SLOTS;
-    struct mailbox_msg *ring = alloc_try_resize(NULL, cap, sizeof(*ring));
-    if (ring == NULL)
-        return -ENOMEM;
-    uint32_t n = mailbox_count(mb);
-    for (uint32_t i = 0; i < n; i++)
-        ring[i] = mb->ring[(mb->head + i) & (mb->cap - 1)];
-    free(mb->ring);
-    mb->ring = ring;
-    mb->cap = cap;
-    mb->head = 0;
-    mb->tail = n;
+    struct mailbox_block *b = mb->spare;
+    uint32_t size = mb->last != NULL ? mb->last->size * 2 : FIRST_SLOTS;
+    if (size > MOST_SLOTS)
+        size = MOST_SLOTS;
+    if (b == NULL) {
+        b = alloc_try(sizeof(*b) + size * sizeof(b->slots[0]));
+        if (b == NULL)
+            return -ENOMEM;
+        b->size = size;
+    }
+    mb->spare = NULL;
+    b->next = NULL;
+    b->head = b->tail = 0;
+    if (mb->last != NULL)
+        mb->last->next = b;
+    else
+        mb->first = b;
+    mb->last = b;
     return 0;
 }
 
+/* The first block is used up: it is kept for later when it is a large one. */
+static void drop_first(struct mailbox *mb)
+{
+    struct mailbox_block *b = mb->first;
+    mb->first = b->next;
+    if (mb->spare == NULL || mb->spare->size < b->size) {
+        free(mb->spare);
+        mb->spare = b;
+    } else {
+        free(b);
+    }
+}
+
+static void free_blocks(struct mailbox *mb)
+{
+    for (struct mailbox_block *b = mb->first, *next; b != NULL; b = next) {
+        next = b->next;
+        free(b);
+    }
+    mb->first = mb->last = NULL;
+    alloc_free(&mb->spare);
+}
+
+/* Valid until the next push, or until the mailbox is trimmed. */
 static struct mailbox_msg *take_oldest(struct mailbox *mb)
 {
-    struct mailbox_msg *m = &mb->ring[mb->head & (mb->cap - 1)];
-    mb->head++;
+    if (mb->first->head == mb->first->tail)
+        drop_first(mb);
+    struct mailbox_msg *m = &mb->first->slots[mb->first->head++];
+    mb->count--;
     mb->bytes -= m->weight;
     return m;
+}
+
+/* It has run empty: its only block begins anew. */
+static void trim(struct mailbox *mb)
+{
+    while (mb->first != mb->last)
+        drop_first(mb);
+    mb->first->head = mb->first->tail = 0;
+    if (mb->most > KEEP_SLOTS)
+        free_blocks(mb);
+    mb->most = 0;
 }
 
 static bool fits(const struct mailbox *mb, size_t weight)
@@ -148,9 +198,9 @@ int mailbox_push(struct mailbox *mb, uint64_t to, uint64_t from, uint16_t kind, 
         weight += k->weight(payload);
     if (weight > UINT32_MAX || (!fits(mb, weight) && !make_room(mb, weight)))
         return refuse(mb, k, payload, size, -ENOBUFS);
-    if (mailbox_count(mb) == mb->cap && grow(mb) != 0)
+    if ((mb->last == NULL || mb->last->tail == mb->last->size) && grow(mb) != 0)
         return refuse(mb, k, payload, size, -ENOMEM);
-    struct mailbox_msg *m = &mb->ring[mb->tail & (mb->cap - 1)];
+    struct mailbox_msg *m = &mb->last->slots[mb->last->tail++];
     m->from = from;
     m->to = to;
     m->weight = (uint32_t)weight;
@@ -158,7 +208,8 @@ int mailbox_push(struct mailbox *mb, uint64_t to, uint64_t from, uint16_t kind, 
     m->size = (uint16_t)size;
     if (size != 0)
         memcpy(m->data, payload, size);
-    mb->tail++;
+    if (++mb->count > mb->most)
+        mb->most = mb->count;
     mb->bytes += weight;
     tell_marks(mb);
     return 0;
@@ -170,10 +221,8 @@ bool mailbox_pop(struct mailbox *mb, struct mailbox_msg *out)
         return false;
     const struct mailbox_msg *m = take_oldest(mb);
     memcpy(out, m, HEADER_SIZE + m->size);
-    if (mailbox_count(mb) == 0 && mb->cap > KEEP_SLOTS) {
-        alloc_free(&mb->ring);
-        mb->cap = mb->head = mb->tail = 0;
-    }
+    if (mb->count == 0)
+        trim(mb);
     tell_marks(mb);
     return true;
 }
@@ -185,6 +234,5 @@ void mailbox_fini(struct mailbox *mb)
         mailbox_destroy_payload(mb->table, m->kind, m->data);
         mb->dropped++;
     }
-    alloc_free(&mb->ring);
-    mb->cap = mb->head = mb->tail = 0;
+    free_blocks(mb);
 }

@@ -66,14 +66,16 @@ extern const struct mailbox_limits mailbox_default_limits;
 
 typedef void mailbox_mark_cb(void *arg, bool high);
 
+struct mailbox_block;
+
 struct mailbox {
-    struct mailbox_msg *ring; /* own; NULL until the first push */
-    uint32_t cap;             /* slots in the ring, a power of two */
-    uint32_t head;            /* counts pops; slot is head & (cap - 1) */
-    uint32_t tail;            /* counts pushes */
-    bool above;               /* high was reported and low was not since */
-    size_t bytes;             /* weight of all that is in the ring */
-    uint64_t dropped;         /* messages refused, dropped as oldest, or left at fini */
+    struct mailbox_block *first, *last; /* own: oldest messages first; NULL until the first push */
+    struct mailbox_block *spare;        /* own: an empty one, for the next push; NULL: none */
+    uint32_t count;
+    uint32_t most;    /* since it was empty */
+    bool above;       /* high was reported and low was not since */
+    size_t bytes;     /* weight of all that is in the ring */
+    uint64_t dropped; /* messages refused, dropped as oldest, or left at fini */
     struct mailbox_limits limits;
     const struct mailbox_table *table; /* borrow, may be NULL */
     mailbox_mark_cb *mark;             /* may be NULL */
@@ -84,7 +86,7 @@ struct mailbox {
 void mailbox_init(struct mailbox *mb, const struct mailbox_table *table,
                   const struct mailbox_limits *limits);
 
-/* Destroys what is still inside, counts it as dropped, and frees the ring. */
+/* Destroys what is still inside, counts it as dropped, and frees all memory. */
 void mailbox_fini(struct mailbox *mb);
 
 /* Who is called when a mark is crossed; called from within push and pop. */
@@ -100,7 +102,7 @@ bool mailbox_pop(struct mailbox *mb, struct mailbox_msg *out);
 
 static inline uint32_t mailbox_count(const struct mailbox *mb)
 {
-    return mb->tail - mb->head;
+    return mb->count;
 }
 
 static inline size_t mailbox_bytes(const struct mailbox *mb)

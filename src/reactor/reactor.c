@@ -62,13 +62,14 @@ static bool make_base(struct reactor *r)
 
 struct reactor *reactor_new(const struct reactor_opts *opts)
 {
-    static const struct reactor_opts none = {{NULL, 0}, 0, 0};
+    static const struct reactor_opts none = {{NULL, 0}, 0, 0, 0};
     if (opts == NULL)
         opts = &none;
     struct reactor *r = alloc_new(struct reactor);
     r->boot_fd = -1;
     r->table = opts->table;
     r->actor_budget = opts->actor_budget != 0 ? opts->actor_budget : DEFAULTS_ACTOR_BUDGET;
+    r->task_budget = opts->task_budget != 0 ? opts->task_budget : DEFAULTS_TASK_BUDGET_SIZE;
     slices_init(&r->slices,
                 opts->slice_limit_ns != 0 ? opts->slice_limit_ns : DEFAULTS_SLICE_LIMIT_NS);
     idmap_init(&r->actors);

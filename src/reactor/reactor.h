@@ -31,6 +31,7 @@ struct reactor_opts {
     struct mailbox_table table; /* kinds of messages; kinds NULL: any, they own nothing */
     uint32_t actor_budget;      /* messages of one actor per tick; 0: DEFAULTS_ACTOR_BUDGET */
     uint64_t slice_limit_ns;    /* slices above are counted; 0: DEFAULTS_SLICE_LIMIT_NS */
+    size_t task_budget;         /* bytes of one slice; 0: DEFAULTS_TASK_BUDGET_SIZE */
 };
 
 /* New loop; opts NULL: all defaults. NULL with errno set when the kernel has no descriptors or

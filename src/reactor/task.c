@@ -9,6 +9,7 @@
 #include "reactor/task.h"
 
 #include "reactor/chrono.h"
+#include "reactor/core.h"
 #include "reactor/defaults.h"
 
 enum { CALLS_PER_LOOK = 16, BYTES_PER_LOOK = 64 * 1024 };
@@ -31,7 +32,7 @@ void task_init(struct task *t, struct reactor *r, const char *name, task_run *ru
 {
     *t = (struct task){.run = run,
                        .arg = arg,
-                       .budget_bytes = DEFAULTS_TASK_BUDGET_SIZE,
+                       .budget_bytes = r->task_budget,
                        .budget_ns = DEFAULTS_TASK_BUDGET_NS};
     deadline_init(&t->deadline, r, name, run_slice, t);
 }
@@ -68,6 +69,17 @@ void task_stop(struct task *t)
 bool task_scheduled(const struct task *t)
 {
     return t->woken || deadline_armed(&t->deadline);
+}
+
+struct task_budget task_at_once(const struct reactor *r)
+{
+    return (struct task_budget){.bytes_left = r->task_budget,
+                                .end_ns = chrono_mono_ns() + DEFAULTS_AT_ONCE_NS};
+}
+
+struct task_budget task_unbounded(void)
+{
+    return (struct task_budget){.bytes_left = SIZE_MAX, .end_ns = UINT64_MAX};
 }
 
 static bool look_at_clock(struct task_budget *b)

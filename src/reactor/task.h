@@ -48,7 +48,7 @@ struct task {
     bool stopped; /* task_stop was called while it ran */
 };
 
-/* Asleep, with DEFAULTS_TASK_BUDGET_SIZE and DEFAULTS_TASK_BUDGET_NS as budget. */
+/* Asleep, with the reactor's task_budget and DEFAULTS_TASK_BUDGET_NS as budget. */
 void task_init(struct task *t, struct reactor *r, const char *name, task_run *run, void *arg);
 
 /* Budget of one slice in bytes and nanoseconds; whichever ends first. */
@@ -66,6 +66,13 @@ void task_stop(struct task *t);
 
 /* True while a slice is to come. */
 bool task_scheduled(const struct task *t);
+
+/* The budget of what is tried at once, in the message that asks for it: DEFAULTS_AT_ONCE_NS. The
+ * rest is for a task. */
+struct task_budget task_at_once(const struct reactor *r);
+
+/* A budget without end, for what has to be over when the call returns. */
+struct task_budget task_unbounded(void);
 
 /* Counts bytes of work; false when the budget is spent. Looks at the clock every 16th call or 64
  * KiB, so it may be called per chunk. */

@@ -117,8 +117,6 @@ static void enable(struct consumer *c, struct tracecfg *cfg, int fd, struct file
         refuse(c, err, why, sizeof(why));
 }
 
-static void run_queue(void *arg);
-
 /* The file is made, or it cannot be. */
 static void on_made(void *arg, struct filewr *file)
 {
@@ -135,7 +133,7 @@ static void on_made(void *arg, struct filewr *file)
         filewr_free(file);
         tracecfg_free(cfg);
     }
-    run_queue(c);
+    consumer_go_on(c);
 }
 
 /* A disk may take its time for this. Takes cfg. */
@@ -291,7 +289,7 @@ static void read_step(struct consumer *c)
         end_batch(c, false);
         return;
     }
-    if (s->making || !c->sink->room(c->sink->arg, c->port)) {
+    if (s->making || !consumer_has_room(c)) {
         c->read_waits = true;
         return;
     }
@@ -328,7 +326,13 @@ static void on_step(struct consumer *c, void *payload)
 
 static void on_read_room(struct consumer *c, void *payload)
 {
+    struct session *s = consumer_session(c);
     (void)payload;
+    if (s)
+        session_walk_room(s);
+    if (c->query_waits)
+        task_wake(&c->work);
+    c->query_waits = false;
     if (!c->read_waits)
         return;
     c->read_waits = false;
@@ -357,23 +361,38 @@ static void on_stats(struct consumer *c, void *payload)
     bytesbuf_fini(&b);
 }
 
-struct query {
-    struct consumer *c;
-    uint64_t cookie;
-};
-
-static void query_part(void *arg, struct bytesbuf *response, bool more)
+/* Makes a part of the answer, if its transport has room for it. True when the answer is over, or
+ * waits for room. */
+static bool query_step(struct consumer *c, struct task_budget *budget)
 {
-    struct query *q = arg;
-    reply_part(q->c, q->cookie, response, more);
+    struct bytesbuf part = {0};
+    if (!consumer_has_room(c)) {
+        c->query_waits = true;
+        return true;
+    }
+    enum statequery_result r = statequery_step(&c->query, budget, &part);
+    if (r == STATEQUERY_AGAIN)
+        return false;
+    if (r == STATEQUERY_FAILED)
+        consumer_result(c, c->query_cookie, false);
+    else
+        reply_part(c, c->query_cookie, &part, r == STATEQUERY_PART);
+    bytesbuf_fini(&part);
+    if (r != STATEQUERY_PART)
+        statequery_end(&c->query);
+    return r != STATEQUERY_PART;
 }
 
 static void on_query(struct consumer *c, void *payload)
 {
     const struct msg_query *m = payload;
-    struct query q = {c, m->cookie};
-    if (statequery_answer(c->svc, c->uid, m->sessions_only, query_part, &q))
-        consumer_result(c, m->cookie, false);
+    struct task_budget first = task_at_once(c->svc->reactor);
+    if (c->gone)
+        return;
+    c->query_cookie = m->cookie;
+    statequery_begin(&c->query, c->svc, c->uid, m->sessions_only);
+    if (!query_step(c, &first))
+        task_wake(&c->work);
 }
 
 static void on_capabilities(struct consumer *c, void *payload) /* R207 */
@@ -505,6 +524,14 @@ void consumer_tell_clone_trigger(struct consumer *c, const struct consumer_trigg
 
 /* ---- messages ---- */
 
+/* Its transport sent more than may wait, BYE perhaps among it. */
+static void drop(struct consumer *c, int err)
+{
+    struct msg_close m = {.err = ERR_QUOTA, .why = "its transport sent more than may wait"};
+    log_warn_limited("consumer pid %d is dropped: %s", (int)c->pid, err_text(err));
+    ACTOR_POST(c->svc->reactor, c->port, c->actor.id, MSG_CP_CLOSE, &m);
+}
+
 static void on_bye(struct consumer *c, void *payload) /* R185 */
 {
     struct session *s = consumer_session(c);
@@ -536,6 +563,11 @@ static handler *const handlers[MSG_KINDS] = {
     [MSG_C_CLONE] = on_clone,
     [MSG_C_BYE] = on_bye,
 };
+
+bool consumer_has_room(const struct consumer *c)
+{
+    return c->sink->room(c->sink->arg, c->port);
+}
 
 /* Bytes of requests that wait. */
 static size_t backlog(const struct consumer *c)
@@ -570,29 +602,76 @@ static void take(struct consumer *c, struct mailbox_msg *m)
                          mailbox_kind_name(&msg_table, m->kind));
 }
 
+/* A request is not done yet that the next ones must see done: its file is being made, its answer,
+ * or what it does to all instances of the session, goes on in slices. */
+static bool busy(const struct consumer *c)
+{
+    const struct session *s = consumer_session(c);
+    return c->opening || statequery_active(&c->query) || (s && session_is_walking(s));
+}
+
+/* These two drive answers that are on their way, and are no requests. */
+static bool waits_for_nothing(uint16_t kind)
+{
+    return kind == MSG_C_STEP || kind == MSG_C_READ_ROOM;
+}
+
+/* Nobody reads on: what waits for that ends, so that the requests behind it get their turn. */
+static void lose_reader(struct consumer *c)
+{
+    struct session *s = consumer_session(c);
+    c->gone = true;
+    statequery_end(&c->query);
+    if (s && s->walk.kind == SESSION_WALK_REPORT)
+        session_walk_cancel(s);
+    task_wake(&c->work);
+}
+
 static void handle(struct actor *a, struct mailbox_msg *m)
 {
     struct consumer *c = list_entry(a, struct consumer, actor);
-    if (c->opening && m->kind != MSG_C_BYE) {
-        if (mailbox_push(&c->queue, m->to, m->from, m->kind, m->data, m->size))
-            log_warn_limited("consumer pid %d sends more than may wait", (int)c->pid);
+    if (m->kind == MSG_C_BYE)
+        lose_reader(c);
+    if (m->kind == MSG_C_BYE && c->opening) { /* a file may take for ever */
+        on_bye(c, m->data);
+        return;
+    }
+    if (!waits_for_nothing(m->kind) && (mailbox_count(&c->queue) > 0 || busy(c))) {
+        int err = mailbox_push(&c->queue, m->to, m->from, m->kind, m->data, m->size);
         memset(m->data, 0, m->size); /* the queue owns it now, whatever the result */
+        if (err && m->kind == MSG_C_BYE)
+            on_bye(c, m->data);
+        else if (err)
+            drop(c, err);
         return;
     }
     take(c, m);
-    tell_room(c);
+    if (!a->dead)
+        tell_room(c);
 }
 
-/* What came while a file was made, in order. */
-static void run_queue(void *arg)
+static enum task_result run_queue(void *arg, struct task_budget *budget)
 {
     struct consumer *c = arg;
     struct mailbox_msg m;
-    while (!c->opening && mailbox_pop(&c->queue, &m)) {
+    if (statequery_active(&c->query) && !query_step(c, budget))
+        return TASK_AGAIN;
+    while (!c->actor.dead && !busy(c) && mailbox_pop(&c->queue, &m)) {
         take(c, &m);
         mailbox_destroy_payload(&msg_table, m.kind, m.data);
+        if (!task_spend_slow(budget, m.weight))
+            break;
     }
+    if (c->actor.dead)
+        return TASK_DONE;
     tell_room(c);
+    return mailbox_count(&c->queue) > 0 && !busy(c) ? TASK_AGAIN : TASK_DONE;
+}
+
+void consumer_go_on(struct consumer *c)
+{
+    if (mailbox_count(&c->queue) > 0)
+        task_wake(&c->work);
 }
 
 static void reap(struct actor *a)
@@ -622,6 +701,7 @@ int consumer_new(struct service *svc, const struct service_consumer *p, uint64_t
     c->sink = p->sink;
     bytesbuf_init(&c->events, 4 * EVENTS_MAX);
     mailbox_init(&c->queue, &msg_table, &mailbox_limits);
+    task_init(&c->work, svc->reactor, "consumer queue", run_queue, c);
     list_push_back(&svc->consumers, &c->node);
     err = idmap_put(&svc->consumer_of, c->actor.id, c);
     if (err) {
@@ -641,6 +721,8 @@ void consumer_destroy(struct consumer *c)
     c->opening_file = NULL;
     tracecfg_free(c->opening);
     c->opening = NULL;
+    task_stop(&c->work);
+    statequery_end(&c->query);
     idmap_del(&c->svc->consumer_of, c->actor.id);
     list_remove(&c->node);
     actor_kill(&c->actor);

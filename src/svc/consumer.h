@@ -13,8 +13,11 @@
 
 #include "reactor/actor.h"
 #include "reactor/bytesbuf.h"
+#include "reactor/mailbox.h"
+#include "reactor/task.h"
 #include "svc/packet.h"
 #include "svc/service.h"
+#include "svc/statequery.h"
 
 struct filewr;
 struct session;
@@ -46,7 +49,13 @@ struct consumer {
     /* An EnableTracing whose file is being made; the requests behind it wait. */
     struct tracecfg *opening;    /* own; NULL: none */
     struct filewr *opening_file; /* own */
-    struct mailbox queue;        /* requests that wait */
+
+    struct mailbox queue;    /* requests behind one that is not done yet, in order */
+    struct task work;        /* takes them up again */
+    struct statequery query; /* an answer in the making */
+    uint64_t query_cookie;
+    bool query_waits; /* for MSG_C_READ_ROOM */
+    bool gone;        /* MSG_C_BYE has come: what waits before it is done, but nobody is told */
 
     uint32_t observed;      /* mask */
     struct bytesbuf events; /* ObservableEvents of this tick (R198) */
@@ -61,6 +70,12 @@ void consumer_destroy(struct consumer *c);
 
 /* True when too much waits; see service_consumer_full. */
 bool consumer_full(struct consumer *c);
+
+/* The request that others wait for may be done: takes the next one up, from the loop. */
+void consumer_go_on(struct consumer *c);
+
+/* False while its transport has much to send still; consumer_read_room comes later. */
+bool consumer_has_room(const struct consumer *c);
 
 /* The session it owns, or NULL. */
 struct session *consumer_session(const struct consumer *c);

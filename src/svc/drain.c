@@ -19,6 +19,7 @@
 #include "reactor/err.h"
 #include "reactor/log.h"
 #include "reactor/task.h"
+#include "svc/dsconfig.h"
 #include "svc/producer.h"
 #include "svc/scrape.h"
 #include "svc/service_int.h"
@@ -35,9 +36,10 @@
 #define MAX_WRITER  32767
 
 /* Work that moves no bytes still costs something. */
-#define COST_OF_ENTRY   64
-#define COST_OF_TRIGGER 4096
-#define COST_OF_STEP    10 /* of a ProtoVM */
+#define COST_OF_ENTRY    64
+#define COST_OF_TRIGGER  4096
+#define COST_OF_INSTANCE 256
+#define COST_OF_STEP     10 /* of a ProtoVM */
 
 /* ---- chunks (R78-R81) ---- */
 
@@ -46,7 +48,7 @@ size_t drain_copy(struct producer *p, uint16_t buffer, const struct scan_chunk *
     struct service *svc = p->svc;
     struct session_buffer *b = idmap_get(&svc->buffers, buffer);
     uint16_t registered = producer_writer_buffer(p, c->writer_id);
-    if (!b || !producer_may_write(p, buffer) || (registered && registered != buffer)) {
+    if (!b || !producer_may_write(p, b) || (registered && registered != buffer)) {
         svc->count.chunks_discarded++;
         return COST_OF_ENTRY;
     }
@@ -175,6 +177,62 @@ static bool do_patches(struct producer *p, struct task_budget *turn)
     return true;
 }
 
+static struct msg_request *request_of(struct producer_work *w)
+{
+    return (struct msg_request *)(void *)w->msg.data;
+}
+
+/* ---- data sources that come and go ---- */
+
+/* Instances of the producer up to the newest one stop and go: all of them, or those of a name.
+ * False: the budget is spent. */
+static bool do_instances(struct producer *p, const struct bytes_view *name,
+                         struct task_budget *turn)
+{
+    struct producer_work *w = &p->work;
+    while (w->next != &p->instances) {
+        struct dsinst *i = list_entry(w->next, struct dsinst, in_producer);
+        if (i->id > w->last)
+            break;
+        w->next = w->next->next;
+        if (!name || bytes_equal(i->config->name, *name))
+            dsinst_go(i);
+        if (!task_spend(turn, COST_OF_INSTANCE))
+            return false;
+    }
+    return true;
+}
+
+static void begin_instances(struct producer *p, enum producer_stage stage)
+{
+    p->work.next = p->instances.next;
+    p->work.last = p->svc->last_instance;
+    p->work.stage = stage;
+}
+
+void drain_pass(struct producer *p, struct list *node)
+{
+    if (p->work.next == node)
+        p->work.next = node->next;
+}
+
+/* MSG_P_REGISTER or MSG_P_UNREGISTER. */
+static void begin_sources(struct producer *p)
+{
+    struct producer_work *w = &p->work;
+    struct msg_request *m = request_of(w);
+    if (w->msg.kind == MSG_P_REGISTER) {
+        w->source = producer_register(p, m);
+        if (w->source)
+            dsinst_late_begin(&w->late, w->source);
+        w->stage = PRODUCER_REGISTER;
+    } else {
+        begin_instances(p, PRODUCER_UNREGISTER);
+        if (!producer_unregister(p, msg_body_view(&m->body)))
+            w->next = &p->instances;
+    }
+}
+
 /* Takes a message up. What cannot be long is done on the spot. */
 static void work_begin(struct producer *p)
 {
@@ -184,12 +242,16 @@ static void work_begin(struct producer *p)
         w->stage = PRODUCER_SCRAPE;
         return;
     }
+    if (w->msg.kind == MSG_P_REGISTER || w->msg.kind == MSG_P_UNREGISTER) {
+        begin_sources(p);
+        return;
+    }
     if (w->msg.kind != MSG_P_COMMIT && w->msg.kind != MSG_P_TRIGGERS) {
         producer_take(p, &w->msg);
         work_done(p);
         return;
     }
-    struct msg_request *m = (struct msg_request *)(void *)w->msg.data;
+    struct msg_request *m = request_of(w);
     if (w->msg.kind == MSG_P_TRIGGERS) {
         w->names = bytes_cur(msg_body_view(&m->body));
         w->stage = PRODUCER_TRIGGERS;
@@ -203,6 +265,34 @@ static void work_begin(struct producer *p)
     }
     w->pos = (struct commit_pos){0};
     w->stage = PRODUCER_MOVES;
+}
+
+/* The request is done. */
+static void answer(struct producer *p)
+{
+    reply(p, request_of(&p->work)->cookie, true);
+    work_done(p);
+}
+
+/* R50: scrape, instances, registrations, and then itself. */
+static bool say_farewell(struct producer *p, struct task_budget *turn)
+{
+    struct producer_work *w = &p->work;
+    if (w->stage == PRODUCER_SCRAPE) {
+        if (!scrape_producer(p, &w->scan, turn))
+            return false;
+        begin_instances(p, PRODUCER_LEAVE);
+    }
+    if (w->stage == PRODUCER_LEAVE) {
+        if (!do_instances(p, NULL, turn))
+            return false;
+        w->stage = PRODUCER_FORGET;
+    }
+    if (!producer_forget(p, turn))
+        return false;
+    work_done(p);
+    producer_destroy(p);
+    return true;
 }
 
 /* Works on the message at hand. False: the turn is over before the message is. */
@@ -220,22 +310,25 @@ static bool work_on(struct producer *p, struct task_budget *turn)
             return false;
         if (w->view.flush_id)
             session_flush_ack(p->svc, p, w->view.flush_id);
-        reply(p, ((struct msg_request *)(void *)w->msg.data)->cookie, true);
-        work_done(p);
+        answer(p);
     }
     if (w->stage == PRODUCER_TRIGGERS) {
         if (!do_triggers(p, turn))
             return false;
-        reply(p, ((struct msg_request *)(void *)w->msg.data)->cookie, true);
-        work_done(p);
+        answer(p);
     }
-    if (w->stage == PRODUCER_SCRAPE) {
-        if (!scrape_producer(p, &w->scan, turn))
+    if (w->stage == PRODUCER_REGISTER) {
+        if (w->source && !dsinst_late_step(&w->late, w->source, turn))
             return false;
-        work_done(p);
-        producer_destroy(p);
+        answer(p);
     }
-    return true;
+    if (w->stage == PRODUCER_UNREGISTER) {
+        struct bytes_view name = msg_body_view(&request_of(w)->body);
+        if (!do_instances(p, &name, turn))
+            return false;
+        answer(p);
+    }
+    return w->stage == PRODUCER_IDLE || say_farewell(p, turn);
 }
 
 /* One turn. True when nothing is left to do for this producer. */
@@ -310,11 +403,34 @@ static enum task_result run(void *arg, struct task_budget *budget)
 
 /* ---- the queue ---- */
 
+static void enqueue(struct producer *p)
+{
+    if (list_empty(&p->drain_node))
+        list_push_back(&p->svc->drain_queue, &p->drain_node);
+    task_wake(&p->svc->drain);
+}
+
+/* What is short most of the time: begun in its message, and queued only when it is not. */
+static void take_at_once(struct producer *p, struct mailbox_msg *m)
+{
+    struct task_budget first = task_at_once(p->svc->reactor);
+    p->work.msg = *m;
+    memset(m->data, 0, m->size); /* taken */
+    work_begin(p);
+    if (!work_on(p, &first))
+        enqueue(p);
+}
+
 void drain_push(struct producer *p, struct mailbox_msg *m)
 {
     bool waits = p->work.stage != PRODUCER_IDLE || mailbox_count(&p->queue) > 0;
-    bool may_be_long = m->kind == MSG_P_COMMIT || m->kind == MSG_P_TRIGGERS || m->kind == MSG_P_BYE;
-    if (!waits && !may_be_long) {
+    bool sources = m->kind == MSG_P_REGISTER || m->kind == MSG_P_UNREGISTER;
+    bool long_work = m->kind == MSG_P_COMMIT || m->kind == MSG_P_TRIGGERS || m->kind == MSG_P_BYE;
+    if (!waits && sources) {
+        take_at_once(p, m);
+        return;
+    }
+    if (!waits && !long_work) {
         producer_take(p, m);
         return;
     }
@@ -328,9 +444,7 @@ void drain_push(struct producer *p, struct mailbox_msg *m)
     }
     if (err)
         producer_drop(p, ERR_QUOTA, "its transport sent more than may wait");
-    if (list_empty(&p->drain_node))
-        list_push_back(&p->svc->drain_queue, &p->drain_node);
-    task_wake(&p->svc->drain);
+    enqueue(p);
 }
 
 void drain_forget(struct producer *p)

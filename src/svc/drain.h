@@ -13,6 +13,7 @@
 
 #include "smb/scan.h"
 
+struct list;
 struct mailbox_msg;
 struct producer;
 struct service;
@@ -20,9 +21,12 @@ struct service;
 void drain_init(struct service *svc);
 void drain_fini(struct service *svc);
 
-/* A message for its turn: at once when nothing waits and it is no commit, else behind what waits.
+/* A message for its turn: at once when nothing waits and it is not long, else behind what waits.
  * What the payload owns is taken. */
 void drain_push(struct producer *p, struct mailbox_msg *m);
+
+/* The instance at that node of producer.instances is about to go. */
+void drain_pass(struct producer *p, struct list *node);
 
 /* Forgets a producer that is being destroyed. */
 void drain_forget(struct producer *p);

@@ -46,6 +46,18 @@ static void append_tail(struct bytesbuf *b, const struct dsconfig_fields *f)
         bytesbuf_pb_varint(b, PBF_DataSourceConfig_prefer_suspend_clock_for_duration, 1);
 }
 
+/* The name as the producer will read it: the last one counts. */
+static struct bytes_view find_name(const struct dsconfig *c)
+{
+    struct bytes_view name = {NULL, 0};
+    struct bytes_field f;
+    for (struct bytes_cur cur = bytes_cur(dsconfig_view(c)); bytes_next(&cur, &f);) {
+        if (f.id == PBF_DataSourceConfig_name && f.type == BYTES_LEN)
+            name = f.data;
+    }
+    return name;
+}
+
 struct dsconfig *dsconfig_new(const struct bytes_view *pieces, size_t n,
                               const struct dsconfig_fields *fields)
 {
@@ -68,6 +80,7 @@ struct dsconfig *dsconfig_new(const struct bytes_view *pieces, size_t n,
         c->refs = 1;
         c->n = b.n;
         memcpy(c->bytes, b.p, b.n);
+        c->name = find_name(c);
     }
     bytesbuf_fini(&b);
     return c;

@@ -15,6 +15,7 @@
 
 struct dsconfig {
     uint32_t refs;
+    struct bytes_view name; /* of the data source: into bytes */
     size_t n;
     uint8_t bytes[];
 };

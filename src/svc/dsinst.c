@@ -18,6 +18,7 @@
 #include "reactor/err.h"
 #include "reactor/log.h"
 #include "svc/consumer.h"
+#include "svc/drain.h"
 #include "svc/dsconfig.h"
 #include "svc/producer.h"
 #include "svc/service_int.h"
@@ -27,8 +28,10 @@
  * cost the producer its connection. */
 #define CONFIG_MAX 130900
 
-/* Pairs of an entry and a registration with its name that are looked at in one go. */
+/* Pairs of an entry and a registration with its name that are looked at for one request. */
 #define MATCHES_MAX (1u << 18)
+
+#define COST_OF_PAIR 64
 
 const char *dsinst_state_name(enum dsinst_state state)
 {
@@ -61,8 +64,7 @@ void dsinst_report(struct dsinst *i)
     if (!c || !(c->observed & CONSUMER_INSTANCES))
         return;
     if (started || i->state == DSINST_CONFIGURED || i->state == DSINST_STOPPED)
-        consumer_tell_instance(c, producer_name(i->producer), bytes_view(i->name, i->name_len),
-                               started);
+        consumer_tell_instance(c, producer_name(i->producer), i->config->name, started);
 }
 
 void dsinst_enter(struct dsinst *i, enum dsinst_state state)
@@ -91,31 +93,94 @@ bool dsinst_matches(const struct session *s, size_t entry, const struct datasour
     return bytes_equal(e->name, ds->name) && !p->gone &&
            !(s->svc->lockdown && p->uid != s->svc->uid) &&
            tracecfg_machine_passes(s->cfg, e, p->machine_id, p->machine_name) &&
-           tracecfg_producer_passes(e, producer_name(p)) && e->target >= 0 &&
+           tracecfg_producer_passes(s->cfg, e, producer_name(p)) && e->target >= 0 &&
            (size_t)e->target < s->nbuffers;
 }
 
-/* ---- setup (R68) ---- */
+/* ---- groups ---- */
+
+static int by_producer(const void *key, const struct tree_node *node)
+{
+    uint16_t id = *(const uint16_t *)key,
+             other = tree_entry(node, struct dsinst_group, node)->producer->id;
+    return (id > other) - (id < other);
+}
+
+void dsinst_groups_init(struct session *s)
+{
+    tree_init(&s->groups, by_producer);
+}
+
+struct dsinst_group *dsinst_group_from(const struct session *s, uint32_t producer)
+{
+    uint16_t id = (uint16_t)producer;
+    struct tree_node *n = producer > UINT16_MAX ? NULL : tree_at_least(&s->groups, &id);
+    return n ? tree_entry(n, struct dsinst_group, node) : NULL;
+}
+
+static struct dsinst_group *group_of(const struct session *s, const struct producer *p)
+{
+    struct tree_node *n = tree_find(&s->groups, &p->id);
+    return n ? tree_entry(n, struct dsinst_group, node) : NULL;
+}
+
+static struct dsinst_group *group_new(struct session *s, struct producer *p)
+{
+    struct dsinst_group *g = alloc_new(struct dsinst_group);
+    struct tree_node *before = tree_before(&s->groups, &p->id);
+    g->producer = p;
+    /* An empty group holds the place where its first instance goes. */
+    g->last = before ? tree_entry(before, struct dsinst_group, node)->last : &s->instances;
+    tree_insert(&s->groups, &g->node, &p->id);
+    s->ngroups++;
+    return g;
+}
 
 /* Lists it in its session: ascending ProducerID, then order of setup. */
 static void enlist(struct session *s, struct dsinst *i)
 {
-    struct list *at = &s->instances;
-    while (at->prev != &s->instances &&
-           list_entry(at->prev, struct dsinst, in_session)->producer->id > i->producer->id)
-        at = at->prev;
-    list_push_back(at, &i->in_session);
+    struct dsinst_group *g = group_of(s, i->producer);
+    if (!g)
+        g = group_new(s, i->producer);
+    list_push_front(g->last, &i->in_session);
+    if (g->n++ == 0)
+        g->first = &i->in_session;
+    g->last = &i->in_session;
+    i->group = g;
     list_push_back(&i->producer->instances, &i->in_producer);
     s->ninstances++;
     s->instances_in[i->state]++;
 }
+
+static void delist(struct dsinst *i)
+{
+    struct session *s = i->session;
+    struct dsinst_group *g = i->group;
+    session_walk_pass(s, &i->in_session);
+    drain_pass(i->producer, &i->in_producer);
+    if (g->first == &i->in_session)
+        g->first = i->in_session.next;
+    if (g->last == &i->in_session)
+        g->last = i->in_session.prev;
+    list_remove(&i->in_session);
+    list_remove(&i->in_producer);
+    s->ninstances--;
+    s->instances_in[i->state]--;
+    if (--g->n == 0) {
+        tree_remove(&s->groups, &g->node);
+        s->ngroups--;
+        free(g);
+    }
+}
+
+/* ---- setup (R68) ---- */
 
 static struct dsconfig *make_config(const struct session *s, size_t entry)
 {
     const struct tracecfg_source *e = &s->cfg->sources[entry];
     const struct dsconfig_fields fields = {
         .target_buffer = s->buffers[e->target].id,
-        .trace_duration_ms = s->cfg->duration_ms,
+        .trace_duration_ms = session_setup_duration(s),
         .tracing_session_id = s->id,
         .stop_timeout_ms = session_stop_timeout_ms(s),
         .enable_extra_guardrails = s->cfg->extra_guardrails,
@@ -164,7 +229,7 @@ struct dsinst *dsinst_setup(struct session *s, size_t entry, struct datasource *
               : config->n > CONFIG_MAX ? ERR_QUOTA
                                        : producer_ensure_shmem(p, s->cfg);
     if (!err)
-        err = producer_allow(p, s->buffers[target].id);
+        err = producer_allow(p, &s->buffers[target]);
     struct dsinst *i = alloc_new(struct dsinst);
     i->id = ++s->svc->last_instance;
     if (!err)
@@ -184,8 +249,6 @@ struct dsinst *dsinst_setup(struct session *s, size_t entry, struct datasource *
     i->will_notify_on_stop = ds->will_notify_on_stop;
     i->handles_incremental_clear = ds->handles_incremental_clear;
     i->no_flush = ds->no_flush;
-    i->name = alloc_strndup((const char *)ds->name.p, ds->name.n);
-    i->name_len = ds->name.n;
     i->state = DSINST_CONFIGURED;
     enlist(s, i);
     session_vm_attach(s, entry, ds);
@@ -202,91 +265,105 @@ static void setup_and_start(struct session *s, size_t entry, struct datasource *
         dsinst_start(i);
 }
 
-void dsinst_setup_late(struct service *svc, struct datasource *ds)
+void dsinst_late_begin(struct dsinst_late *l, struct datasource *ds)
 {
-    list_for_each (it, &svc->sessions) {
-        struct session *s = list_entry(it, struct session, node);
-        if (s->state != SESSION_CONFIGURED && s->state != SESSION_STARTED)
-            continue; /* R34 */
+    *l = (struct dsinst_late){.limit = ds->producer->svc->last_session};
+    ds->arriving = true;
+}
+
+/* One session, from entry l->entry on. False: the budget is spent. */
+static bool late_in_session(struct dsinst_late *l, struct session *s, struct datasource *ds,
+                            struct task_budget *budget)
+{
+    if (!session_takes_instances(s)) /* R34 */
+        return true;
+    if (l->entry == 0)
         tracecfg_begin_matching(s->cfg);
-        for (size_t entry = 0; entry < s->cfg->nsources; entry++) {
-            if (dsinst_matches(s, entry, ds))
-                setup_and_start(s, entry, ds);
-        }
+    while (l->entry < s->cfg->nsources) {
+        size_t entry = l->entry++;
+        if (dsinst_matches(s, entry, ds))
+            setup_and_start(s, entry, ds);
+        if (!task_spend(budget, COST_OF_PAIR))
+            return false;
     }
+    return true;
 }
 
-/* True when the producer has an instance in the session that was there before `first`. */
-static bool has_instance(const struct session *s, const struct producer *p, uint64_t first)
+bool dsinst_late_step(struct dsinst_late *l, struct datasource *ds, struct task_budget *budget)
 {
-    list_for_each (it, &p->instances) {
-        const struct dsinst *i = list_entry(it, struct dsinst, in_producer);
-        if (i->session == s && i->id < first)
-            return true;
+    list_for_each (it, &ds->producer->svc->sessions) {
+        struct session *s = list_entry(it, struct session, node);
+        if (s->id < l->session || s->id > l->limit)
+            continue;
+        l->entry = s->id == l->session ? l->entry : 0;
+        l->session = s->id;
+        if (!late_in_session(l, s, ds, budget))
+            return false;
+        l->session++;
+        l->entry = 0;
     }
-    return false;
+    ds->arriving = false;
+    return true;
 }
 
-/* Index of the first of the n sorted registrations with that name or a later one. */
-static size_t first_named(struct datasource *const *all, size_t n, struct bytes_view name)
-{
-    size_t lo = 0, hi = n;
-    while (lo < hi) {
-        size_t mid = (lo + hi) / 2;
-        if (bytes_compare(all[mid]->name, name) < 0)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo;
-}
+/* ---- all that matches ---- */
 
-/* Calls `setup` for all that match, entry by entry. Many entries and many registrations of one name
- * are bounded: a config and a producer may have thousands of each. */
-static void each_match(struct session *s, void (*setup)(struct session *s, size_t entry,
-                                                        struct datasource *ds, uint64_t first))
+void dsinst_match_begin(struct dsinst_match *m, struct session *s, bool changed)
 {
-    size_t n = s->svc->nsources, tried = 0;
-    struct datasource **all = producer_sources(s->svc);
-    uint64_t first = s->svc->last_instance + 1;
+    *m = (struct dsinst_match){
+        .limit = s->svc->last_source, .first = s->svc->last_instance + 1, .changed = changed};
     tracecfg_begin_matching(s->cfg);
-    for (size_t entry = 0; all && entry < s->cfg->nsources; entry++) {
-        struct bytes_view name = s->cfg->sources[entry].name;
-        for (size_t i = first_named(all, n, name); i < n && bytes_equal(all[i]->name, name); i++) {
-            if (++tried > MATCHES_MAX || s->ninstances >= SESSION_INSTANCES_MAX) {
-                log_warn_limited("session %llu: more data sources match its config than are looked "
-                                 "at; the rest is not set up",
-                                 (unsigned long long)s->id);
-                free(all);
-                return;
-            }
-            if (dsinst_matches(s, entry, all[i]))
-                setup(s, entry, all[i], first);
+}
+
+/* True when the producer has an instance in the session that was there before the walk (R195). */
+static bool had_instance(const struct session *s, const struct producer *p, uint64_t first)
+{
+    const struct dsinst_group *g = group_of(s, p);
+    return g && list_entry(g->first, struct dsinst, in_session)->id < first;
+}
+
+static void match_pair(struct dsinst_match *m, struct session *s, struct datasource *ds)
+{
+    if (!dsinst_matches(s, m->entry, ds))
+        return;
+    if (!m->changed)
+        dsinst_setup(s, m->entry, ds);
+    else if (!ds->arriving && !had_instance(s, ds->producer, m->first))
+        setup_and_start(s, m->entry, ds);
+}
+
+/* Many entries and many registrations of one name are bounded: a config and a producer may have
+ * thousands of each. */
+static bool match_enough(struct dsinst_match *m, const struct session *s)
+{
+    if (++m->tried <= MATCHES_MAX && s->ninstances < SESSION_INSTANCES_MAX)
+        return false;
+    log_warn_limited("session %llu: more data sources match its config than are looked at; the "
+                     "rest is not set up",
+                     (unsigned long long)s->id);
+    return true;
+}
+
+bool dsinst_match_step(struct dsinst_match *m, struct session *s, struct task_budget *budget)
+{
+    while (m->entry < s->cfg->nsources) {
+        struct bytes_view name = s->cfg->sources[m->entry].name;
+        struct datasource *ds = producer_source_from(s->svc, name, m->order);
+        for (; ds && ds->order <= m->limit && bytes_equal(ds->name, name);
+             ds = producer_source_next(ds)) {
+            if (match_enough(m, s))
+                return true;
+            m->order = ds->order + 1;
+            match_pair(m, s, ds);
+            if (!task_spend_slow(budget, COST_OF_PAIR))
+                return false;
         }
+        m->entry++;
+        m->order = 0;
+        if (!task_spend(budget, COST_OF_PAIR))
+            return false;
     }
-    free(all);
-}
-
-static void setup_new(struct session *s, size_t entry, struct datasource *ds, uint64_t first)
-{
-    (void)first;
-    dsinst_setup(s, entry, ds);
-}
-
-void dsinst_setup_all(struct session *s)
-{
-    each_match(s, setup_new);
-}
-
-static void setup_added(struct session *s, size_t entry, struct datasource *ds, uint64_t first)
-{
-    if (!has_instance(s, ds->producer, first))
-        setup_and_start(s, entry, ds);
-}
-
-void dsinst_setup_changed(struct session *s)
-{
-    each_match(s, setup_added);
+    return true;
 }
 
 /* ---- start and stop ---- */
@@ -318,35 +395,21 @@ void dsinst_stop(struct dsinst *i, bool immediate)
 void dsinst_free(struct dsinst *i)
 {
     idmap_del(&i->session->svc->instances, i->id);
-    list_remove(&i->in_session);
-    list_remove(&i->in_producer);
-    i->session->ninstances--;
-    i->session->instances_in[i->state]--;
+    delist(i);
     dsconfig_unref(i->config);
-    free(i->name);
     free(i);
 }
 
-void dsinst_unregister(struct producer *p, const char *name, size_t name_len)
+void dsinst_go(struct dsinst *i)
 {
-    struct list gone = LIST_INIT(gone), *it;
-    list_splice(&gone, &p->instances);
-    while ((it = list_pop_front(&gone)) != NULL) {
-        struct dsinst *i = list_entry(it, struct dsinst, in_producer);
-        struct session *s = i->session;
-        if (name_len != SIZE_MAX &&
-            (i->name_len != name_len || memcmp(i->name, name, name_len) != 0)) {
-            list_push_back(&p->instances, it);
-            continue;
-        }
-        if (i->state == DSINST_STOPPING)
-            dsinst_enter(i, DSINST_STOPPED);
-        else
-            dsinst_stop(i, true);
-        dsinst_free(i);
-        session_check_stopped(s);
-        session_check_started(s);
-    }
+    struct session *s = i->session;
+    if (i->state == DSINST_STOPPING)
+        dsinst_enter(i, DSINST_STOPPED);
+    else
+        dsinst_stop(i, true);
+    dsinst_free(i);
+    session_check_stopped(s);
+    session_check_started(s);
 }
 
 struct dsinst *dsinst_find(const struct producer *p, uint64_t id)

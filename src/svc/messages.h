@@ -177,6 +177,7 @@ struct msg_query {
 
 struct msg_ack {
     uint64_t id;       /* instance or flush request */
+    uint64_t since;    /* MSG_S_FLUSHED: flushes up to this id were done before */
     uint16_t producer; /* ProducerID */
 };
 

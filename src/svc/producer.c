@@ -62,7 +62,7 @@ static void reply(struct producer *p, uint64_t cookie, bool ok)
 
 static void source_free(struct datasource *ds)
 {
-    list_remove(&ds->node);
+    tree_remove(&ds->producer->svc->sources, &ds->node);
     list_remove(&ds->in_producer);
     ds->producer->nsources--;
     ds->producer->svc->nsources--;
@@ -144,47 +144,66 @@ static bool charge_source(struct producer *p, struct datasource *ds, size_t n)
     return false;
 }
 
-static void take_register(struct producer *p, struct msg_request *m)
+/* ---- their order ---- */
+
+struct source_key {
+    struct bytes_view name;
+    uint64_t order;
+};
+
+static int by_name(const void *key, const struct tree_node *node)
+{
+    const struct source_key *k = key;
+    const struct datasource *ds = tree_entry(node, struct datasource, node);
+    int order = bytes_compare(k->name, ds->name);
+    return order ? order : (k->order > ds->order) - (k->order < ds->order);
+}
+
+void producer_sources_init(struct service *svc)
+{
+    tree_init(&svc->sources, by_name);
+}
+
+static struct datasource *source_at(struct tree_node *n)
+{
+    return n ? tree_entry(n, struct datasource, node) : NULL;
+}
+
+struct datasource *producer_source_from(const struct service *svc, struct bytes_view name,
+                                        uint64_t order)
+{
+    const struct source_key key = {name, order};
+    return source_at(tree_at_least(&svc->sources, &key));
+}
+
+struct datasource *producer_source_next(const struct datasource *ds)
+{
+    return source_at(tree_next(&ds->node));
+}
+
+/* ---- coming, changing and going ---- */
+
+struct datasource *producer_register(struct producer *p, struct msg_request *m)
 {
     if (p->nsources >= MAX_SOURCES) {
         producer_drop(p, ERR_QUOTA, "it registered too many data sources");
-        return;
+        return NULL;
     }
     struct datasource *ds = alloc_new(struct datasource);
     if (!source_read(ds, &m->body) || source_by_id(p, ds->id) || /* R61 */
         !charge_source(p, ds, ds->descriptor.n)) {
         free(ds->descriptor.p);
         free(ds);
-        return;
+        return NULL;
     }
     ds->producer = p;
     ds->order = ++p->svc->last_source;
-    list_push_back(&p->svc->sources, &ds->node);
+    const struct source_key key = {ds->name, ds->order};
+    tree_insert(&p->svc->sources, &ds->node, &key);
     list_push_back(&p->sources, &ds->in_producer);
     p->nsources++;
     p->svc->nsources++;
-    dsinst_setup_late(p->svc, ds);
-}
-
-static int by_name(const void *a, const void *b)
-{
-    const struct datasource *x = *(struct datasource *const *)a,
-                            *y = *(struct datasource *const *)b;
-    int order = bytes_compare(x->name, y->name);
-    return order ? order : (x->order > y->order) - (x->order < y->order);
-}
-
-struct datasource **producer_sources(const struct service *svc)
-{
-    struct datasource **all =
-        svc->nsources ? alloc_try_array(svc->nsources, sizeof(struct datasource *)) : NULL;
-    size_t n = 0;
-    if (!all)
-        return NULL;
-    list_for_each (it, &svc->sources)
-        all[n++] = list_entry(it, struct datasource, node);
-    qsort(all, n, sizeof(struct datasource *), by_name);
-    return all;
+    return ds;
 }
 
 static void take_update(struct producer *p, struct msg_request *m)
@@ -219,13 +238,22 @@ static struct datasource *source_by_name(struct producer *p, struct bytes_view n
     return NULL;
 }
 
-static void take_unregister(struct producer *p, struct msg_request *m)
+bool producer_unregister(struct producer *p, struct bytes_view name)
 {
-    struct datasource *ds = source_by_name(p, msg_body_view(&m->body));
-    if (!ds)
-        return;
-    dsinst_unregister(p, (const char *)m->body.p, m->body.n);
-    source_free(ds);
+    struct datasource *ds = source_by_name(p, name);
+    if (ds)
+        source_free(ds);
+    return ds != NULL;
+}
+
+bool producer_forget(struct producer *p, struct task_budget *budget)
+{
+    while (!list_empty(&p->sources)) {
+        source_free(list_first(&p->sources, struct datasource, in_producer));
+        if (!task_spend(budget, sizeof(struct datasource)))
+            return list_empty(&p->sources);
+    }
+    return true;
 }
 
 /* ---- writers (R73) ---- */
@@ -266,16 +294,8 @@ void producer_take(struct producer *p, struct mailbox_msg *m)
     void *data = m->data;
     uint64_t cookie = 0;
     switch (m->kind) {
-    case MSG_P_REGISTER:
-        take_register(p, data);
-        cookie = ((struct msg_request *)data)->cookie;
-        break;
     case MSG_P_UPDATE:
         take_update(p, data);
-        cookie = ((struct msg_request *)data)->cookie;
-        break;
-    case MSG_P_UNREGISTER:
-        take_unregister(p, data);
         cookie = ((struct msg_request *)data)->cookie;
         break;
     case MSG_P_SYNC:
@@ -413,7 +433,7 @@ static uint32_t allowed_at(const struct producer *p, uint16_t buffer)
     uint32_t lo = 0, hi = p->nallowed;
     while (lo < hi) {
         uint32_t mid = (lo + hi) / 2;
-        if (p->allowed[mid] < buffer)
+        if (p->allowed[mid].buffer < buffer)
             lo = mid + 1;
         else
             hi = mid;
@@ -421,34 +441,55 @@ static uint32_t allowed_at(const struct producer *p, uint16_t buffer)
     return lo;
 }
 
-bool producer_may_write(const struct producer *p, uint16_t buffer)
+bool producer_may_write(const struct producer *p, const struct session_buffer *b)
 {
-    uint32_t at = allowed_at(p, buffer);
-    return at < p->nallowed && p->allowed[at] == buffer;
+    uint32_t at = allowed_at(p, b->id);
+    return at < p->nallowed && p->allowed[at].serial == b->serial;
 }
 
-int producer_allow(struct producer *p, uint16_t buffer)
+/* Drops the permits of buffers that have gone. */
+static void forget_permits(struct producer *p)
 {
-    uint32_t at = allowed_at(p, buffer);
-    if (at < p->nallowed && p->allowed[at] == buffer)
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->nallowed; i++) {
+        const struct session_buffer *b = idmap_get(&p->svc->buffers, p->allowed[i].buffer);
+        if (b && b->serial == p->allowed[i].serial)
+            p->allowed[n++] = p->allowed[i];
+    }
+    p->nallowed = n;
+}
+
+/* Room for one more. Half of a full array has to be alive for it to grow, so that dropping costs
+ * little for each permit. */
+static int permit_room(struct producer *p)
+{
+    if (p->nallowed < p->allowed_room)
         return 0;
-    uint16_t *grown = alloc_try_resize(p->allowed, p->nallowed + 1u, sizeof(*grown));
+    forget_permits(p);
+    if (p->nallowed < p->allowed_room / 2)
+        return 0;
+    uint32_t room = p->allowed_room ? p->allowed_room * 2 : 4;
+    struct producer_permit *grown = alloc_try_resize(p->allowed, room, sizeof(*grown));
     if (!grown)
         return -ENOMEM;
-    memmove(grown + at + 1, grown + at, (p->nallowed - at) * sizeof(*grown));
-    grown[at] = buffer;
     p->allowed = grown;
-    p->nallowed++;
+    p->allowed_room = room;
     return 0;
 }
 
-void producer_forbid(struct producer *p, uint16_t buffer)
+int producer_allow(struct producer *p, const struct session_buffer *b)
 {
-    uint32_t at = allowed_at(p, buffer);
-    if (at == p->nallowed || p->allowed[at] != buffer)
-        return;
-    memmove(p->allowed + at, p->allowed + at + 1, (p->nallowed - at - 1) * sizeof(*p->allowed));
-    p->nallowed--;
+    uint32_t at = allowed_at(p, b->id);
+    if (at == p->nallowed || p->allowed[at].buffer != b->id) {
+        int err = permit_room(p);
+        if (err)
+            return err;
+        at = allowed_at(p, b->id);
+        memmove(p->allowed + at + 1, p->allowed + at, (p->nallowed - at) * sizeof(*p->allowed));
+        p->nallowed++;
+    }
+    p->allowed[at] = (struct producer_permit){.serial = b->serial, .buffer = b->id};
+    return 0;
 }
 
 /* ---- life ---- */
@@ -572,11 +613,12 @@ void producer_destroy(struct producer *p)
     struct service *svc = p->svc;
     if (p->actor.dead)
         return;
+    struct task_budget all = task_unbounded();
     p->gone = true;
-    dsinst_unregister(p, NULL, SIZE_MAX);
-    list_for_each_safe (it, tmp, &p->sources)
-        source_free(list_entry(it, struct datasource, in_producer));
     drain_forget(p);
+    while (!list_empty(&p->instances))
+        dsinst_go(list_first(&p->instances, struct dsinst, in_producer));
+    (void)producer_forget(p, &all);
     idmap_del(&svc->producer_of, p->id);
     idmap_del(&svc->endpoints, p->actor.id);
     list_remove(&p->node);

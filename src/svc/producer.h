@@ -18,15 +18,16 @@
 #include "smb/commit.h"
 #include "smb/scan.h"
 #include "smb/shmem.h"
+#include "svc/dsinst.h"
 #include "svc/service.h"
 
-struct dsinst;
 struct session;
+struct session_buffer;
 struct tracecfg;
 
 /* One RegisterDataSource. */
 struct datasource {
-    struct list node;           /* in service.sources */
+    struct tree_node node;      /* in service.sources */
     struct list in_producer;    /* in producer.sources */
     struct producer *producer;  /* borrow */
     uint64_t order;             /* of registration, ascending over all producers */
@@ -37,6 +38,7 @@ struct datasource {
     struct bytes_view program;  /* borrow: likewise: of a ProtoVM; p NULL: none */
     bool will_notify_on_start, will_notify_on_stop;
     bool handles_incremental_clear, no_flush;
+    bool arriving; /* not all sessions that were there have seen it yet */
 };
 
 #define PRODUCER_WRITER_PAGES 256 /* 256 writers each */
@@ -47,7 +49,11 @@ enum producer_stage {
     PRODUCER_MOVES,
     PRODUCER_PATCHES,
     PRODUCER_TRIGGERS,
-    PRODUCER_SCRAPE
+    PRODUCER_REGISTER,   /* the new data source looks for sessions that want it */
+    PRODUCER_UNREGISTER, /* instances go */
+    PRODUCER_SCRAPE,     /* these three are the end of it */
+    PRODUCER_LEAVE,      /* all instances go */
+    PRODUCER_FORGET      /* all registrations go */
 };
 
 struct producer_work {
@@ -57,6 +63,17 @@ struct producer_work {
     struct commit_pos pos;
     struct bytes_cur names; /* trigger names not yet looked at */
     struct scan_iter scan;
+    struct dsinst_late late;
+    struct datasource *source; /* borrow: that arrives */
+    struct list *next;         /* the instance whose turn it is, or the list's head */
+    uint64_t last;             /* instances made later stay */
+};
+
+/* Leave to write to a buffer. Ids come back, serials do not: a permit whose buffer has gone is
+ * worth nothing and is dropped when there is need for room. */
+struct producer_permit {
+    uint64_t serial;
+    uint16_t buffer;
 };
 
 struct producer {
@@ -85,8 +102,8 @@ struct producer {
     uint32_t nsources;
     struct list instances; /* struct dsinst.in_producer, in order of setup */
 
-    uint16_t *allowed; /* own: global buffer ids it may write to, ascending (R74) */
-    uint32_t nallowed;
+    struct producer_permit *allowed; /* own: what it may write to, ascending ids (R74) */
+    uint32_t nallowed, allowed_room;
     uint16_t **writers; /* own: pages of buffers by writer id, 0: not registered; NULL: none ever */
     uint32_t nwriters;
     uint64_t flush_acked; /* highest flush id that sessions were told of */
@@ -102,9 +119,12 @@ struct producer {
 int producer_new(struct service *svc, const struct service_producer *p, uint64_t *endpoint,
                  bool *adopted);
 
-/* All registrations, by name and then by order: svc->nsources pointers. The caller frees the array;
- * NULL when there is no memory, or nothing is registered. */
-struct datasource **producer_sources(const struct service *svc);
+/* All registrations are in order of name, and then of registration: makes the empty order; the
+ * first one of that name from `order` on, or of a later name, NULL at the end; the one behind. */
+void producer_sources_init(struct service *svc);
+struct datasource *producer_source_from(const struct service *svc, struct bytes_view name,
+                                        uint64_t order);
+struct datasource *producer_source_next(const struct datasource *ds);
 
 /* Takes it apart at once, without scraping; for service_free and for the end of a farewell. */
 void producer_destroy(struct producer *p);
@@ -112,9 +132,19 @@ void producer_destroy(struct producer *p);
 /* True when too much waits; see service_producer_full. */
 bool producer_full(struct producer *p);
 
-/* Handles one message in its turn. Called for what need not wait, and by the drain. MSG_P_COMMIT
- * and MSG_P_BYE are not for here. */
+/* Handles one message in its turn, for svc/drain. Not for here are MSG_P_COMMIT, MSG_P_TRIGGERS,
+ * MSG_P_BYE, and these three, which may be long. */
 void producer_take(struct producer *p, struct mailbox_msg *m);
+
+/* MSG_P_REGISTER: the registration, which is to look for its sessions, or NULL. */
+struct datasource *producer_register(struct producer *p, struct msg_request *m);
+
+/* MSG_P_UNREGISTER: takes the oldest registration of that name away, not its instances. False:
+ * there is none. */
+bool producer_unregister(struct producer *p, struct bytes_view name);
+
+/* The end of a producer: takes registrations away until the budget is spent; true: all of them. */
+bool producer_forget(struct producer *p, struct task_budget *budget);
 
 /* Bytes and messages waiting for the drain are below the mark again: tells the transport, once. */
 void producer_tell_room(struct producer *p);
@@ -123,10 +153,9 @@ void producer_tell_room(struct producer *p);
  * R55). 0; ERR_QUOTA; -errno. */
 int producer_ensure_shmem(struct producer *p, const struct tracecfg *cfg);
 
-/* The buffers it may write to. allow: 0 or -ENOMEM. */
-int producer_allow(struct producer *p, uint16_t buffer);
-void producer_forbid(struct producer *p, uint16_t buffer);
-bool producer_may_write(const struct producer *p, uint16_t buffer);
+/* The buffers it may write to, until they go. allow: 0 or -ENOMEM. */
+int producer_allow(struct producer *p, const struct session_buffer *b);
+bool producer_may_write(const struct producer *p, const struct session_buffer *b);
 
 /* The buffer that a writer is registered with; 0 when it is not (R73). */
 static inline uint16_t producer_writer_buffer(const struct producer *p, uint16_t writer)

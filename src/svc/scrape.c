@@ -7,7 +7,6 @@
  */
 #include "svc/scrape.h"
 
-#include "reactor/chrono.h"
 #include "svc/drain.h"
 #include "svc/producer.h"
 #include "svc/service_int.h"
@@ -24,7 +23,7 @@ static bool writes_to(const struct producer *p, const struct session *s)
     if (!s)
         return p->nallowed > 0;
     for (size_t i = 0; i < s->nbuffers; i++) {
-        if (s->buffers[i].id && producer_may_write(p, s->buffers[i].id))
+        if (s->buffers[i].id && producer_may_write(p, &s->buffers[i]))
             return true;
     }
     return false;
@@ -91,9 +90,6 @@ static bool walk_all(struct scrape *sc, struct task_budget *budget)
     for (;;) {
         if (scanning && !walk(p, sc->session, &sc->scan, budget))
             return false;
-        sc->scanning = false;
-        if (!task_spend(budget, COST_OF_SLOT))
-            return false;
         p = next_producer(svc, p, sc->producer);
         if (!p)
             return true;
@@ -101,6 +97,8 @@ static bool walk_all(struct scrape *sc, struct task_budget *budget)
         scanning = sc->scanning = wanted(p, sc->session);
         if (scanning)
             scan_begin(&sc->scan, &p->shm);
+        if (!task_spend(budget, COST_OF_SLOT))
+            return false;
     }
 }
 
@@ -134,8 +132,7 @@ void scrape_start(struct scrape *sc, struct session *s, void (*done)(void *arg),
     sc->arg = arg;
     task_init(&sc->task, s->svc->reactor, "scrape", run, sc);
     sc->inited = true;
-    struct task_budget budget = {.bytes_left = sc->task.budget_bytes,
-                                 .end_ns = chrono_mono_ns() + sc->task.budget_ns};
+    struct task_budget budget = task_at_once(s->svc->reactor);
     if (walk_all(sc, &budget))
         finish(sc);
     else

@@ -32,7 +32,7 @@ struct scrape {
 };
 
 /* Scrapes all producers for the session, then calls done(arg): from inside this call when it is
- * done within one slice, else from the loop. */
+ * done at once, else from the loop. */
 void scrape_start(struct scrape *sc, struct session *s, void (*done)(void *arg), void *arg);
 
 /* Forgets the rest; done is not called. */

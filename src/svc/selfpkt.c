@@ -74,10 +74,10 @@ void selfpkt_slow_event(struct bytesbuf *out, uint64_t boot_ns, enum selfpkt_eve
     size_t list = bytesbuf_pb_begin(out, (uint32_t)event);
     for (size_t i = 0; i < n; i++) {
         size_t one = bytesbuf_pb_begin(out, PBF_TracingServiceEvent_DataSources_data_source);
-        bytesbuf_pb_str(out, PBF_TracingServiceEvent_DataSources_DataSource_producer_name,
-                        slow[i].producer);
-        bytesbuf_pb_str(out, PBF_TracingServiceEvent_DataSources_DataSource_data_source_name,
-                        slow[i].data_source);
+        bytesbuf_pb_bytes(out, PBF_TracingServiceEvent_DataSources_DataSource_producer_name,
+                          slow[i].producer.p, slow[i].producer.n);
+        bytesbuf_pb_bytes(out, PBF_TracingServiceEvent_DataSources_DataSource_data_source_name,
+                          slow[i].data_source.p, slow[i].data_source.n);
         bytesbuf_pb_end(out, one);
     }
     bytesbuf_pb_end(out, list);

@@ -45,8 +45,7 @@ void selfpkt_event(struct bytesbuf *out, uint64_t boot_ns, enum selfpkt_event ev
 
 /* Names for SLOW_STARTING and LAST_FLUSH_SLOW. */
 struct selfpkt_slow {
-    const char *producer;    /* borrow */
-    const char *data_source; /* borrow */
+    struct bytes_view producer, data_source; /* borrow */
 };
 
 void selfpkt_slow_event(struct bytesbuf *out, uint64_t boot_ns, enum selfpkt_event event,

@@ -46,9 +46,9 @@ int service_new(struct reactor *r, const struct service_options *opt, struct ser
     svc->descriptors = opt->descriptors;
     svc->ndescriptors = opt->ndescriptors;
     svc->scrape_by_default = opt->scrape_by_default;
-    struct list *lists[] = {&svc->producers, &svc->sources,     &svc->consumers, &svc->sessions,
-                            &svc->leaving,   &svc->drain_queue, &svc->cooldowns, &svc->activations,
-                            &svc->relays,    &svc->boosts};
+    struct list *lists[] = {&svc->producers,   &svc->consumers,   &svc->sessions,
+                            &svc->leaving,     &svc->drain_queue, &svc->cooldowns,
+                            &svc->activations, &svc->relays,      &svc->boosts};
     for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
         list_init(lists[i]);
     struct idmap *maps[] = {&svc->producer_of, &svc->endpoints, &svc->consumer_of,
@@ -57,7 +57,9 @@ int service_new(struct reactor *r, const struct service_options *opt, struct ser
         idmap_init(maps[i]);
     idmap_ids_init(&svc->producer_ids, 1, MAX_PRODUCERS);
     idmap_ids_init(&svc->buffer_ids, 1, MAX_BUFFER_ID);
+    producer_sources_init(svc);
     drain_init(svc);
+    session_flush_open(svc);
     giveback_init(&svc->giveback, r);
     *out = svc;
     return 0;
@@ -122,6 +124,7 @@ void service_free(struct service *svc)
         producer_destroy(list_entry(it, struct producer, node));
     reactor_tick(svc->reactor, 0);
     drain_fini(svc);
+    session_flush_close(svc);
     giveback_fini(&svc->giveback);
     session_trigger_forget(svc);
     session_admit_forget(svc);

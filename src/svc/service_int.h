@@ -16,6 +16,7 @@
 #include "reactor/idmap.h"
 #include "reactor/list.h"
 #include "reactor/task.h"
+#include "reactor/tree.h"
 #include "svc/giveback.h"
 #include "svc/selfpkt.h"
 #include "svc/service.h"
@@ -83,7 +84,7 @@ struct service {
     struct idmap_ids producer_ids;
     uint32_t last_producer; /* ProducerID handed out last */
 
-    struct list sources; /* struct datasource.node, in order of registration */
+    struct tree sources; /* struct datasource.node, by name and then by registration */
     uint32_t nsources;
 
     struct idmap endpoints; /* actor id -> struct producer */
@@ -94,11 +95,15 @@ struct service {
     struct list sessions; /* struct session.node, ascending TracingSessionID */
     struct list leaving;  /* struct session.node: freed, their file is still being written */
 
+    struct list asking; /* struct session_flush.asking, ascending id: who asks producers, in turn */
+    struct task ask;    /* svc/session_flush */
+
     struct idmap buffers; /* global buffer id -> struct session_buffer */
     struct idmap_ids buffer_ids;
     struct idmap instances; /* DataSourceInstanceID -> struct dsinst */
 
-    uint64_t last_session, last_instance, last_flush, last_source; /* handed out last */
+    uint64_t last_session, last_instance, last_flush, last_source, last_buffer; /* given last */
+    uint32_t nfreeing; /* sessions that are freed and whose instances are still being stopped */
 
     struct giveback giveback; /* what is being freed in slices */
 

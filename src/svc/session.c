@@ -100,7 +100,7 @@ static void handle(struct actor *a, struct mailbox_msg *m)
     const struct msg_ack *ack = (const struct msg_ack *)(const void *)m->data;
     struct dsinst *i = idmap_get(&s->svc->instances, ack->id);
     if (m->kind == MSG_S_FLUSHED) {
-        session_flush_acked(s, ack->producer, ack->id);
+        session_flush_acked(s, ack->producer, ack->since, ack->id);
         return;
     }
     if (!i || i->session != s)
@@ -147,7 +147,7 @@ int session_new(struct service *svc, uid_t uid, struct tracecfg *cfg, struct ses
         s->uuid_lsb = chrono_random_u64();
     }
     list_init(&s->instances);
-    list_init(&s->flushes);
+    dsinst_groups_init(s);
     list_init(&s->triggers);
     list_init(&s->trigger_clones);
     list_init(&s->clones);
@@ -158,6 +158,8 @@ int session_new(struct service *svc, uid_t uid, struct tracecfg *cfg, struct ses
     bytesbuf_init(&s->concurrent, 4u << 20);
     session_timers_init(s);
     session_clone_init(s);
+    session_walk_init(s);
+    session_flush_init(s);
     list_push_back(&svc->sessions, &s->node);
     *out = s;
     return 0;
@@ -174,6 +176,7 @@ void session_destroy(struct session *s)
     if (s->actor.dead)
         return;
     session_timers_cancel(s);
+    session_walk_cancel(s);
     scrape_cancel(&s->scrape);
     session_flush_abort_all(s);
     session_clone_abort_all(s);
@@ -207,6 +210,7 @@ int session_alloc_buffer(struct session *s, size_t index, bool writable, char *w
     uint32_t id = 0;
     b->session = s;
     b->index = (uint16_t)index;
+    b->serial = ++svc->last_buffer;
     if (writable && idmap_ids_next(&svc->buffer_ids, &svc->buffers, &id)) {
         snprintf(why, whylen, "all buffer ids are in use; free another session first");
         return ERR_QUOTA;
@@ -251,11 +255,8 @@ void session_release_buffers(struct session *s)
 {
     for (size_t i = 0; i < s->nbuffers; i++) {
         struct session_buffer *b = &s->buffers[i];
-        if (b->id) {
-            idmap_del(&s->svc->buffers, b->id);
-            list_for_each (it, &s->svc->producers)
-                producer_forbid(list_entry(it, struct producer, node), b->id);
-        }
+        if (b->id)
+            idmap_del(&s->svc->buffers, b->id); /* what producers were allowed ends with it */
         if (b->tb)
             giveback_take(&s->svc->giveback, tbuf_free_some, b->tb);
         charge_release(&b->charge);
@@ -322,7 +323,7 @@ static void bring_up(struct session *s, struct consumer *c)
         tell_of_others(s);
     s->consumer = c->actor.id;
     c->session = s->id;
-    dsinst_setup_all(s);
+    session_walk_begin(s, SESSION_WALK_SETUP);
     session_trigger_arm(s);
     session_enter(s, SESSION_CONFIGURED);
     if (!s->cfg->deferred_start && tracecfg_mode(s->cfg) != TRACECFG_START_TRACING)
@@ -379,7 +380,7 @@ int session_enable(struct consumer *c, struct tracecfg *cfg, int fd, struct file
 
 void session_start(struct session *s)
 {
-    if (s->state != SESSION_CONFIGURED)
+    if (s->state != SESSION_CONFIGURED || s->walk.kind == SESSION_WALK_STOP)
         return;
     session_enter(s, SESSION_STARTED);
     if (!s->cfg->no_clock_snapshots) {
@@ -392,15 +393,16 @@ void session_start(struct session *s)
     session_timers_start(s);
     if (s->file)
         session_file_start(s);
-    list_for_each_safe (it, tmp, &s->instances)
-        dsinst_start(list_entry(it, struct dsinst, in_session));
-    session_check_started(s);
+    if (s->walk.kind != SESSION_WALK_SETUP && s->walk.kind != SESSION_WALK_CHANGE)
+        session_walk_begin(s, SESSION_WALK_START); /* else it follows */
 }
 
 void session_check_started(struct session *s)
 {
     struct consumer *c = service_consumer_of(s->svc, s->consumer);
-    if (s->all_started || !c || s->leaving || s->instances_in[DSINST_STARTED] != s->ninstances)
+    bool walking = s->walk.kind != SESSION_WALK_NONE && s->walk.kind != SESSION_WALK_REPORT;
+    if (s->all_started || !c || s->leaving || walking ||
+        s->instances_in[DSINST_STARTED] != s->ninstances)
         return;
     s->all_started = true;
     session_event_record(s, SELFPKT_ALL_DATA_SOURCES_STARTED, true);
@@ -443,6 +445,7 @@ static void scraped(void *arg)
 void session_complete_stop(struct session *s)
 {
     session_timers_cancel(s);
+    session_walk_finish(s);
     list_for_each (it, &s->instances) {
         struct dsinst *i = list_entry(it, struct dsinst, in_session);
         if (i->state != DSINST_STOPPED)
@@ -455,7 +458,8 @@ void session_complete_stop(struct session *s)
 
 void session_check_stopped(struct session *s)
 {
-    if (s->state == SESSION_STOP_WAIT && s->instances_in[DSINST_STOPPED] == s->ninstances)
+    if (s->state == SESSION_STOP_WAIT && s->walk.kind != SESSION_WALK_STOP &&
+        s->instances_in[DSINST_STOPPED] == s->ninstances)
         session_complete_stop(s);
 }
 
@@ -467,27 +471,29 @@ void session_set_error(struct session *s, const char *error)
     }
 }
 
-static void stop_instances(struct session *s, bool immediate)
+void session_walked_stop(struct session *s)
 {
-    list_for_each_safe (it, tmp, &s->instances)
-        dsinst_stop(list_entry(it, struct dsinst, in_session), immediate);
+    if (s->state == SESSION_CONFIGURED)
+        session_complete_stop(s);
+    else
+        session_check_stopped(s);
 }
 
 void session_disable(struct session *s, const char *error)
 {
-    if (s->state != SESSION_CONFIGURED && s->state != SESSION_STARTED)
+    if (!session_takes_instances(s))
         return; /* R7 */
     session_set_error(s, error);
-    stop_instances(s, s->state == SESSION_CONFIGURED); /* L5 */
     deadline_cancel(&s->snapshot);
     deadline_cancel(&s->duration); /* it stops already: no final flush is due (Q3) */
     deadline_cancel(&s->trigger_stop);
-    if (s->instances_in[DSINST_STOPPED] == s->ninstances) {
+    bool told = session_walk_begin(s, SESSION_WALK_STOP);
+    if (told && s->instances_in[DSINST_STOPPED] == s->ninstances) {
         session_complete_stop(s);
-        return;
+    } else if (s->state == SESSION_STARTED) {
+        session_enter(s, SESSION_STOP_WAIT);
+        session_timers_arm_stop(s);
     }
-    session_enter(s, SESSION_STOP_WAIT);
-    session_timers_arm_stop(s);
 }
 
 static void final_flush_done(void *arg, struct session *s, uint64_t cookie, bool ok)
@@ -521,7 +527,32 @@ static void leave_consumer(struct session *s)
     s->farewell = c->enable_cookie;
     s->farewell_to = c->actor.id;
     c->enable_cookie = 0;
-    s->consumer = 0;
+    consumer_go_on(c);
+}
+
+/* Out of the list of sessions: for everybody it is gone. */
+static void leave(struct session *s)
+{
+    s->leaving = true;
+    session_timers_cancel(s);
+    list_remove(&s->node);
+    list_push_back(&s->svc->leaving, &s->node);
+}
+
+void session_walked_out(struct session *s)
+{
+    s->consumer = 0; /* until here it was told of its instances */
+    if (!s->file) {
+        session_notify_disabled(s);
+        session_destroy(s);
+        return;
+    }
+    if (!s->leaving)
+        leave(s);
+    if (s->settling)
+        return;
+    s->settling = true; /* the file gets the rest first (R171) */
+    scrape_start(&s->scrape, s, scraped, s);
 }
 
 void session_free(struct session *s, const char *error)
@@ -537,26 +568,19 @@ void session_free(struct session *s, const char *error)
         session_destroy(s);
         return;
     }
-    stop_instances(s, true);
+    bool told = session_walk_begin(s, SESSION_WALK_LEAVE);
     leave_consumer(s);
     session_flush_abort_all(s);
     session_clone_abort_all(s);
-    bool settling = s->settling;
-    if (!settling)
+    if (!s->settling)
         session_enter(s, SESSION_DISABLED);
-    if (!s->file) {
-        session_notify_disabled(s);
-        session_destroy(s);
+    if (told) {
+        session_walked_out(s);
         return;
     }
-    s->leaving = true; /* the file gets the rest first (R171) */
-    session_timers_cancel(s);
-    list_remove(&s->node);
-    list_push_back(&s->svc->leaving, &s->node);
-    if (settling)
-        return;
-    s->settling = true;
-    scrape_start(&s->scrape, s, scraped, s);
+    leave(s);
+    if (!s->file)
+        session_release_buffers(s); /* its owner may want another one at once */
 }
 
 /* ---- ChangeTraceConfig (12.3) ---- */
@@ -576,7 +600,7 @@ void session_change(struct session *s, const struct tracecfg *cfg)
     if (tracecfg_change(s->cfg, cfg, &changed))
         return;
     session_set_config(s, changed);
-    dsinst_setup_changed(s);
+    session_walk_begin(s, SESSION_WALK_CHANGE);
 }
 
 /* ---- Attach, Detach (12.1) ---- */
@@ -607,10 +631,8 @@ void session_detach(struct session *s, struct bytes_view key)
 
 void session_observe(struct session *s, uint32_t mask)
 {
-    if (mask & CONSUMER_INSTANCES) {
-        list_for_each (it, &s->instances)
-            dsinst_report(list_entry(it, struct dsinst, in_session));
-    }
+    if (mask & CONSUMER_INSTANCES)
+        session_walk_begin(s, SESSION_WALK_REPORT);
     if (mask & CONSUMER_ALL_STARTED)
         session_check_started(s);
 }

@@ -11,6 +11,7 @@
 
 #include "reactor/alloc.h"
 #include "reactor/chrono.h"
+#include "svc/dsconfig.h"
 #include "svc/producer.h"
 #include "svc/service_int.h"
 #include "svc/session_int.h"
@@ -102,26 +103,36 @@ void session_event_free_all(struct session *s)
 
 /* ---- slow data sources (R23, R96) ---- */
 
+#define SLOW_TEXTS (64u << 10) /* bytes of the names in one event: peers may have long ones */
+
 static bool listed(const uint16_t *producers, uint32_t n, uint16_t id)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        if (producers[i] == id)
-            return true;
+    uint32_t lo = 0, hi = n;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        if (producers[mid] < id)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
-    return false;
+    return lo < n && producers[lo] == id;
 }
 
 void session_event_slow(struct session *s, enum selfpkt_event kind, const uint16_t *producers,
                         uint32_t n)
 {
     struct selfpkt_slow slow[SESSION_SLOW_NAMES];
-    size_t nslow = 0;
+    size_t nslow = 0, texts = 0;
     list_for_each (it, &s->instances) {
         const struct dsinst *i = list_entry(it, struct dsinst, in_session);
         bool is_slow = kind == SELFPKT_SLOW_STARTING ? i->state != DSINST_STARTED
                                                      : listed(producers, n, i->producer->id);
-        if (is_slow && nslow < SESSION_SLOW_NAMES)
-            slow[nslow++] = (struct selfpkt_slow){i->producer->name, i->name};
+        if (!is_slow)
+            continue;
+        texts += i->producer->name_len + i->config->name.n;
+        if (nslow == SESSION_SLOW_NAMES || texts > SLOW_TEXTS)
+            break;
+        slow[nslow++] = (struct selfpkt_slow){producer_name(i->producer), i->config->name};
     }
     struct bytesbuf b;
     uint64_t now = chrono_boot_ns();

@@ -48,6 +48,32 @@ void session_set_error(struct session *s, const char *error);
 /* Takes cfg in place of the config it has; NULL: at its end. */
 void session_set_config(struct session *s, struct tracecfg *cfg);
 
+/* All instances have been told to stop: completes the stop, or waits for the acks. */
+void session_walked_stop(struct session *s);
+/* The same for a session that is freed: the rest of its end. */
+void session_walked_out(struct session *s);
+
+/* True while a matching registration gets an instance (R34). */
+static inline bool session_takes_instances(const struct session *s)
+{
+    return (s->state == SESSION_CONFIGURED || s->state == SESSION_STARTED) &&
+           s->walk.kind != SESSION_WALK_STOP;
+}
+
+/* True while something is being done to its instances that its consumer's requests must see done.
+ */
+static inline bool session_is_walking(const struct session *s)
+{
+    return s->walk.kind != SESSION_WALK_NONE || s->nasking > 0;
+}
+
+/* The duration that a new instance is told: during EnableTracing the one of its config, whatever
+ * its triggers make of it (R70). */
+static inline uint32_t session_setup_duration(const struct session *s)
+{
+    return s->walk.kind == SESSION_WALK_SETUP ? s->walk.duration_ms : s->cfg->duration_ms;
+}
+
 /* The machine in a word: it writes data and its producers are told. */
 static inline bool session_running(const struct session *s)
 {
@@ -67,13 +93,18 @@ uint32_t session_stop_timeout_ms(const struct session *s);
 void session_flush_start(struct session *s, uint32_t timeout_ms, uint64_t flags,
                          enum session_flush_group group, session_flush_done *done, void *arg,
                          uint64_t cookie);
-void session_flush_acked(struct session *s, uint16_t producer, uint64_t id); /* MSG_S_FLUSHED */
-void session_flush_abort_all(struct session *s);                             /* the session goes */
+/* MSG_S_FLUSHED: those behind `since` up to `id`. */
+void session_flush_acked(struct session *s, uint16_t producer, uint64_t since, uint64_t id);
+void session_flush_init(struct session *s);
+void session_flush_abort_all(struct session *s); /* the session goes */
+void session_flush_open(struct service *svc);    /* the turns in which producers are asked */
+void session_flush_close(struct service *svc);
 
 /* ---- session_events ---- */
 void session_event_record(struct session *s, enum selfpkt_event kind, bool snapshot);
 void session_event_record_at(struct session *s, enum selfpkt_event kind, uint32_t value,
                              uint64_t boot_ns);
+/* producers: those that are missing, ascending; for LAST_FLUSH_SLOW. */
 void session_event_slow(struct session *s, enum selfpkt_event kind, const uint16_t *producers,
                         uint32_t n);
 void session_event_drop(struct session *s, enum selfpkt_event kind);

@@ -15,6 +15,7 @@
 #include "svc/session_int.h"
 
 #define FLAGS_PERIODIC 0x11 /* R90 */
+#define COST_OF_CLEAR  512
 
 uint32_t session_stop_timeout_ms(const struct session *s)
 {
@@ -80,38 +81,49 @@ static void on_periodic_flush(void *arg)
         session_flush_start(s, 0, FLAGS_PERIODIC, SESSION_FLUSH_ALL, flushed, NULL, 0);
 }
 
-/* Tells one producer which of its instances, from `it` on, are to clear their state; returns the
- * first node of the next producer. */
-static struct list *clear_producer(struct session *s, struct list *it)
+/* Tells one producer which of its instances are to clear their state. */
+static void clear_producer(const struct dsinst_group *g)
 {
-    struct producer *p = list_entry(it, struct dsinst, in_session)->producer;
-    struct list *first = it;
+    struct msg_flush_command m = {0};
+    struct list *it = g->first;
     size_t n = 0;
-    for (; it != &s->instances; it = it->next) {
-        const struct dsinst *i = list_entry(it, struct dsinst, in_session);
-        if (i->producer != p)
-            break;
-        n += i->handles_incremental_clear;
-    }
-    struct msg_flush_command m = {.ids = n ? alloc_try_array(n, sizeof(*m.ids)) : NULL};
+    for (uint32_t k = 0; k < g->n; k++, it = it->next)
+        n += list_entry(it, struct dsinst, in_session)->handles_incremental_clear;
+    m.ids = n ? alloc_try_array(n, sizeof(*m.ids)) : NULL;
     if (!m.ids)
-        return it;
-    for (struct list *k = first; k != it; k = k->next) {
-        const struct dsinst *i = list_entry(k, struct dsinst, in_session);
+        return;
+    it = g->first;
+    for (uint32_t k = 0; k < g->n; k++, it = it->next) {
+        const struct dsinst *i = list_entry(it, struct dsinst, in_session);
         if (i->handles_incremental_clear)
             m.ids[m.nids++] = i->id;
     }
-    producer_send(p, MSG_PP_CLEAR, &m, sizeof(m));
-    return it;
+    producer_send(g->producer, MSG_PP_CLEAR, &m, sizeof(m));
+}
+
+/* Tells them one by one, until the budget is spent. */
+static enum task_result clear_slice(void *arg, struct task_budget *budget)
+{
+    struct session *s = arg;
+    const struct dsinst_group *g;
+    while (session_running(s) && (g = dsinst_group_from(s, s->clear_next)) != NULL) {
+        s->clear_next = g->producer->id + 1u;
+        clear_producer(g);
+        if (!task_spend(budget, COST_OF_CLEAR + g->n * sizeof(uint64_t)))
+            return TASK_AGAIN;
+    }
+    return TASK_DONE;
 }
 
 static void on_clear(void *arg) /* R38 */
 {
     struct session *s = arg;
-    if (!still_running(s, &s->clear))
+    if (!still_running(s, &s->clear) || task_scheduled(&s->clearing))
         return;
-    for (struct list *it = s->instances.next; it != &s->instances;)
-        it = clear_producer(s, it);
+    struct task_budget first = task_at_once(s->svc->reactor);
+    s->clear_next = 0;
+    if (clear_slice(s, &first) == TASK_AGAIN)
+        task_wake(&s->clearing);
 }
 
 /* ---- all of them ---- */
@@ -125,6 +137,7 @@ void session_timers_init(struct session *s)
     deadline_init(&s->snapshot, r, "clock snapshot", on_snapshot, s);
     deadline_init(&s->clear, r, "incremental state clear", on_clear, s);
     deadline_init(&s->periodic_flush, r, "periodic flush", on_periodic_flush, s);
+    task_init(&s->clearing, r, "incremental state clear", clear_slice, s);
     session_trigger_init(s);
     session_file_init(s);
 }
@@ -136,6 +149,7 @@ void session_timers_cancel(struct session *s)
                               &s->trigger_timeout, &s->trigger_stop};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
         deadline_cancel(all[i]);
+    task_stop(&s->clearing);
 }
 
 static void every(struct deadline *d, enum deadline_clock clock, uint32_t ms)

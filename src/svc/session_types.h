@@ -13,6 +13,7 @@
 #include "reactor/deadline.h"
 #include "reactor/idmap.h"
 #include "reactor/task.h"
+#include "reactor/tree.h"
 #include "svc/prioboost.h"
 #include "svc/clocksnap.h"
 #include "svc/compress.h"
@@ -22,6 +23,7 @@
 #include "svc/scrape.h"
 #include "svc/selfpkt.h"
 #include "svc/session.h"
+#include "svc/session_walk.h"
 #include "svc/tbuf.h"
 #include "svc/tbuf_read.h"
 #include "svc/tracecfg.h"
@@ -32,6 +34,7 @@ struct session_buffer {
     struct tbuf *tb;         /* own */
     struct charge charge;
     struct charge vm_charge; /* for the memory of its ProtoVMs */
+    uint64_t serial;         /* never used twice, unlike the id */
     uint16_t id;             /* global buffer id; 0: a clone's, no producer writes to it */
     uint16_t index;          /* in the config */
 };
@@ -96,25 +99,28 @@ enum session_read_stage { READ_BEGIN, READ_OWN, READ_BUFFERS, READ_ENDING, READ_
 /* Called once when a flush is over. s is NULL when the session has gone. */
 typedef void session_flush_done(void *arg, struct session *s, uint64_t cookie, bool ok);
 
-/* A flush that waits for producers (section 6.2). */
+/* What to flush: all instances, or those whose buffers are (not) moved to a clone. */
+enum session_flush_group { SESSION_FLUSH_ALL, SESSION_FLUSH_TRANSFER, SESSION_FLUSH_REST };
+
+/* A flush that asks producers, or waits for them (section 6.2). */
 struct session_flush {
-    struct list node; /* in session.flushes, ascending id */
+    struct list asking; /* in service.asking until all are asked */
+    struct list ended;  /* in session.flushes_ended or session.flushes_settling */
     struct session *session;
     uint64_t id;
     uint64_t flags;
+    enum session_flush_group group;
     struct deadline timeout;
-    uint16_t *missing; /* own: ProducerIDs that have not acked, ascending */
-    uint32_t nmissing;
-    bool over; /* its outcome is known, the scrape is going on */
+    uint32_t next;    /* ProducerID from which on producers are still to be asked */
+    uint16_t *asked;  /* own: ProducerIDs, ascending */
+    uint8_t *missing; /* own: a bit for each of them, until it has acked */
+    uint32_t nasked, nmissing, room;
+    bool over; /* its outcome is known, the scrape is to come or going on */
     bool ok;
-    struct scrape scrape;
     session_flush_done *done;
     void *arg; /* borrow */
     uint64_t cookie;
 };
-
-/* What to flush: all instances, or those whose buffers are (not) moved to a clone. */
-enum session_flush_group { SESSION_FLUSH_ALL, SESSION_FLUSH_TRANSFER, SESSION_FLUSH_REST };
 
 struct session {
     struct actor actor;
@@ -137,6 +143,9 @@ struct session {
     struct session_buffer *buffers; /* own: cfg->nbuffers */
     size_t nbuffers;
     struct list instances; /* struct dsinst.in_session */
+    struct tree groups;    /* struct dsinst_group, ascending ProducerID */
+    uint32_t ngroups;
+    struct session_walk walk; /* svc/session_walk */
     uint32_t ninstances;
     uint32_t instances_in[DSINST_STATES]; /* how many are in each state */
 
@@ -145,10 +154,18 @@ struct session {
     /* svc/session_timers */
     struct deadline duration, stop_timeout, slow_start;
     struct deadline snapshot, clear, periodic_flush;
+    struct task clearing;
+    uint32_t clear_next; /* ProducerID from which on producers are still to be told */
 
     /* svc/session_flush */
-    struct list flushes; /* struct session_flush */
-    uint32_t nflushes;
+    struct session_flush **flushes; /* own: pending ones, ascending id */
+    uint32_t nflushes, flushes_room;
+    uint32_t nasking;             /* of them are still asking producers */
+    struct list flushes_ended;    /* struct session_flush.ended: wait for a scrape */
+    struct list flushes_settling; /* the same: the scrape that goes on, or is over, is theirs */
+    struct scrape flush_scrape;
+    bool flush_scraping;
+    struct task settling_flushes; /* tells the requesters */
     uint64_t flushes_requested, flushes_succeeded, flushes_failed;
     uint32_t final_flush_outcome; /* 0, 1 succeeded, 2 failed */
     struct scrape scrape;         /* at the end of a stop */

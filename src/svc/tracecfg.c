@@ -21,6 +21,7 @@
 #include "reactor/err.h"
 #include "svc/rex.h"
 
+#define MATCH_WORK   (1u << 18)  /* of the patterns of one entry for one producer */
 #define CHANGED_MAX  (1u << 20)  /* a config whose entries took the filters of another */
 #define PATTERNS_MAX (16u << 20) /* its patterns, compiled */
 
@@ -616,7 +617,22 @@ uint32_t tracecfg_mode(const struct tracecfg *c)
 
 /* ---- filters ---- */
 
-bool tracecfg_producer_passes(const struct tracecfg_source *s, struct bytes_view producer)
+/* True when one of the entry's patterns matches. */
+static bool pattern_passes(struct tracecfg *c, const struct tracecfg_source *s,
+                           struct bytes_view producer)
+{
+    uint64_t granted = c->match_left < MATCH_WORK ? c->match_left : MATCH_WORK;
+    bool passes = false;
+    c->match_work = granted;
+    for (size_t i = 0; i < s->producer_regexes.n && !passes; i++)
+        passes =
+            s->regexes[i] && rex_match(s->regexes[i], (const char *)producer.p, producer.n, NULL);
+    c->match_left -= granted - c->match_work;
+    return passes;
+}
+
+bool tracecfg_producer_passes(struct tracecfg *c, const struct tracecfg_source *s,
+                              struct bytes_view producer)
 {
     if (!s->producers.n && !s->producer_regexes.n)
         return true;
@@ -624,11 +640,7 @@ bool tracecfg_producer_passes(const struct tracecfg_source *s, struct bytes_view
         if (bytes_equal(s->producers.v[i], producer))
             return true;
     }
-    for (size_t i = 0; i < s->producer_regexes.n; i++) {
-        if (s->regexes[i] && rex_match(s->regexes[i], (const char *)producer.p, producer.n, NULL))
-            return true;
-    }
-    return false;
+    return pattern_passes(c, s, producer);
 }
 
 bool tracecfg_machine_passes(const struct tracecfg *c, const struct tracecfg_source *s,

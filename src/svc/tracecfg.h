@@ -88,7 +88,8 @@ struct tracecfg {
     size_t nbuffers, nsources, nproducers, ntriggers, nsemaphores;
 
     size_t pattern_bytes; /* all regexes, compiled; too many are left out */
-    uint64_t match_work;  /* what those of data sources may still take */
+    uint64_t match_work;  /* what those of data sources may still take for one producer */
+    uint64_t match_left;  /* and for all that come */
 
     struct bytes_view unique_session_name, bugreport_filename, output_path;
     struct bytes_view trace_filter; /* encoded TraceFilter */
@@ -145,14 +146,15 @@ int tracecfg_change(const struct tracecfg *c, const struct tracecfg *from, struc
 const struct tracecfg_trigger *tracecfg_trigger(const struct tracecfg *c, struct bytes_view name);
 
 /* What the producer name patterns of all entries may take from here on, until this is called again
- * (svc/rex); beyond that nothing matches. */
+ * (svc/rex); beyond that nothing matches. One producer takes a millisecond of it at most. */
 static inline void tracecfg_begin_matching(struct tracecfg *c)
 {
-    c->match_work = UINT64_C(1) << 22;
+    c->match_left = UINT64_C(1) << 26;
 }
 
-/* True when the producer passes the entry's producer filters (R66.4). */
-bool tracecfg_producer_passes(const struct tracecfg_source *s, struct bytes_view producer);
+/* True when the producer passes the producer filters of an entry of c (R66.4). */
+bool tracecfg_producer_passes(struct tracecfg *c, const struct tracecfg_source *s,
+                              struct bytes_view producer);
 
 /* True when the machine passes the entry's machine filter (R66.3). */
 bool tracecfg_machine_passes(const struct tracecfg *c, const struct tracecfg_source *s,

@@ -423,6 +423,8 @@ Test(producer, R48_R76_order_behind_a_commit)
 
 Test(producer, a_flood_does_not_delay_a_neighbour)
 {
+    world_free(w);
+    w = world_new_whole();
     struct prod *p = prod_new(w, "flood", 1), *q = prod_new(w, "calm", 2);
     struct cons *c = cons_new(w, 1);
     prod_register(p, "ds", 0);
@@ -644,6 +646,8 @@ static void entry_for(const char *source, const char *producer)
  * pair, for seconds. */
 Test(producer, pairs_of_entries_and_registrations_are_bounded)
 {
+    world_free(w);
+    w = world_new_whole();
     struct prod *p = prod_new(w, "p", 1);
     struct cons *a = cons_new(w, 1), *b = cons_new(w, 2);
     for (int i = 0; i < 512; i++)

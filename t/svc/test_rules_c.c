@@ -287,6 +287,8 @@ Test(rules_c, R197_which_states_are_reported)
 
 Test(rules_c, R198_what_comes_together_is_told_together)
 {
+    world_free(w);
+    w = world_new_whole();
     struct prod *p = prod_new(w, "p", 1);
     struct cons *c = cons_new(w, 1);
     prod_register(p, "a", 0);

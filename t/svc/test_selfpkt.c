@@ -109,7 +109,8 @@ Test(selfpkt, R132_boolean_events)
 
 Test(selfpkt, R23_R96_slow_events)
 {
-    static const struct selfpkt_slow slow[] = {{"p1", "ds1"}, {"p2", "ds2"}};
+    const struct selfpkt_slow slow[] = {{bytes_str("p1"), bytes_str("ds1")},
+                                        {bytes_str("p2"), bytes_str("ds2")}};
     selfpkt_slow_event(&out, 5, SELFPKT_SLOW_STARTING, slow, 2);
     expect("8=5 3=UID 10=1 58=6 69{7{1{1:p1 2:ds1} 1{1:p2 2:ds2}}}");
     selfpkt_slow_event(&out, 5, SELFPKT_LAST_FLUSH_SLOW, slow, 1);

@@ -297,10 +297,10 @@ Test(tracecfg, R194_only_filters_change)
     cr_assert_eq(tracecfg_change(a, b, &c), 0);
     cr_expect_eq(c->nsources, 2);
     cr_expect_eq(c->duration_ms, 0);
-    cr_expect_not(tracecfg_producer_passes(&c->sources[0], bytes_str("P1")));
-    cr_expect(tracecfg_producer_passes(&c->sources[0], bytes_str("P2")));
-    cr_expect(tracecfg_producer_passes(&c->sources[0], bytes_str("P3")));
-    cr_expect(tracecfg_producer_passes(&c->sources[1], bytes_str("P1")),
+    cr_expect_not(tracecfg_producer_passes(c, &c->sources[0], bytes_str("P1")));
+    cr_expect(tracecfg_producer_passes(c, &c->sources[0], bytes_str("P2")));
+    cr_expect(tracecfg_producer_passes(c, &c->sources[0], bytes_str("P3")));
+    cr_expect(tracecfg_producer_passes(c, &c->sources[1], bytes_str("P1")),
               "no counterpart: as before");
     tracecfg_free(a);
     tracecfg_free(b);

@@ -315,6 +315,8 @@ Test(trigger, long_names_count_for_what_is_remembered)
 
 Test(trigger, a_request_with_many_names_is_worked_off_in_slices)
 {
+    world_free(w);
+    w = world_new_whole();
     struct prod *p = prod_new(w, "p", 7), *q = prod_new(w, "q", 7);
     struct cons *c = cons_new(w, 1);
     prod_register(p, "ds", 0);

@@ -37,9 +37,9 @@ static void drop_log(void *arg, enum log_level level, const char *text)
         fprintf(stderr, "# %s: %s\n", log_level_name(level), text);
 }
 
-struct world *world_new_limited(const struct charge_limit *limits)
+static struct world *make(const struct charge_limit *limits, bool sliced)
 {
-    const struct reactor_opts opts = {.table = msg_table};
+    const struct reactor_opts opts = {.table = msg_table, .task_budget = sliced ? 1 : 0};
     const struct service_options service = {
         .version = "Perfetto v0 (test)", .machine_name = "testhost", .limits = limits};
     struct world *w = alloc_new(struct world);
@@ -56,9 +56,24 @@ struct world *world_new_limited(const struct charge_limit *limits)
     return w;
 }
 
+struct world *world_new_limited(const struct charge_limit *limits)
+{
+    return make(limits, getenv("WORLD_SLICED") != NULL);
+}
+
 struct world *world_new(void)
 {
     return world_new_limited(NULL);
+}
+
+struct world *world_new_sliced(void)
+{
+    return make(NULL, true);
+}
+
+struct world *world_new_whole(void)
+{
+    return make(NULL, false);
 }
 
 /* Files are written by processes, in real time: true while one has something to do. */

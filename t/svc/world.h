@@ -39,6 +39,11 @@ struct world {
 
 struct world *world_new(void);
 struct world *world_new_limited(const struct charge_limit *limits);
+/* All that goes in slices does one piece in each. WORLD_SLICED=1 in the environment makes every
+ * world such a one: nothing that a peer can tell may depend on it. */
+struct world *world_new_sliced(void);
+/* Slices as the service has them, whatever the environment says. */
+struct world *world_new_whole(void);
 /* Ends the service and checks that nothing is charged any more. */
 void world_free(struct world *w);
 void world_settle(struct world *w);
