@@ -167,12 +167,9 @@ int daemonopt_parse(struct daemonopt *out, int argc, char **argv, const char *ve
             return 1;
         }
     }
-    if (optind < argc) {
-        fprintf(stderr, "traced: '%s' is not an option\n", argv[optind]);
-        print_usage(stderr);
-        *status = 1;
-        return 1;
-    }
+    for (; optind < argc;
+         optind++) /* cli.md R830: who starts us with such words expects us to run */
+        fprintf(stderr, "traced: '%s' is not an option and is ignored\n", argv[optind]);
     *out = o;
     return 0;
 }

@@ -74,12 +74,47 @@ def _():
             ["--limit-smb", "12Q"],
             ["--limit-buffers", "99999999999G"],
             ["--set-socket-permissions"],
-            ["word"],
-            ["--", "--version"],
         ):
             r = run(s, *args)
             tap.expect_eq((r.returncode, r.stdout), (1, ""), f"traced {args}")
             tap.expect("usage: traced" in r.stderr, f"traced {args}: {r.stderr}")
+
+
+@tap.case("R830, R835, R837: other arguments are ignored; readiness is one byte, once it listens; the log says where")
+def _():
+    with stack.Stack() as s:
+        r, w = os.pipe()
+        log = open(s.path("log"), "w+b")
+        p = subprocess.Popen([s.program("traced"), "ignored", "this too"], env=dict(s.env, TRACED_NOTIFY_FD=str(w)), pass_fds=[w], stdin=subprocess.DEVNULL, stderr=log)
+        p.log, p.name = log, "traced"
+        s.children.append(p)
+        os.close(w)
+        with open(r, "rb") as f:
+            tap.expect_eq(f.read(), b"1", "what comes before the end of the pipe")
+        for name in ("producer.sock", "consumer.sock"):
+            peer.connect(s.path(name)).close()
+            stack.until(f"{name} in the log", lambda name=name: s.path(name) in s.log_of(p))
+        tap.expect("'this too' is not an option and is ignored" in s.log_of(p), s.log_of(p))
+        tap.expect_eq(s.stop(p), 0, "status")
+        for bad in ("x", "-1", "987654", ""):
+            got = run(s, env={"TRACED_NOTIFY_FD": bad})
+            tap.expect(got.returncode == 1 and "TRACED_NOTIFY_FD" in got.stderr, f"{bad!r}: {got.returncode} {got.stderr}")
+
+
+@tap.case("R75: PERFETTO_MACHINE_NAME is the name of this machine, for filters of data sources, else that of the kernel")
+def _():
+    for env, name in (({"PERFETTO_MACHINE_NAME": "my machine"}, "my machine"), ({}, os.uname().sysname)):
+        with peer.World(env=env) as w:
+            p, c = w.producer(sources=["src"]), w.consumer()
+            for want, runs in ((name, True), ("another", False)):
+                source = pb.put(2, pb.put(1, pb.put(1, "src")) + pb.put(4, want))
+                p.instances = {}
+                c.enable(peer.config(extra=source))
+                c.ask("QueryCapabilities")
+                p.ask("Sync")
+                tap.expect_eq(bool(p.instances), runs, f"a filter for {want!r} on {name!r}")
+                c.stop()
+                c.ask("FreeBuffers")
 
 
 @tap.case("the manual page names every option, and no other")
