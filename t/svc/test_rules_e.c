@@ -10,7 +10,7 @@
 
 #include "protos/fieldnum.h"
 #include "reactor/chrono.h"
-#include "svc/service.h"
+#include "svc/service_int.h"
 #include "t/svc/world.h"
 
 enum { START = 1, STOP = 2, CLONE = 4 };
@@ -250,4 +250,255 @@ Test(rules_e, R213_R218_snapshots_of_a_clone)
     cr_expect_eq(cons_count(c, PBF_TracePacket_clock_snapshot), 2);
     cons_read(k);
     cr_expect_eq(cons_count(k, PBF_TracePacket_clock_snapshot), 0);
+}
+
+/* ---- flushes and relays ---- */
+
+Test(rules_e, R88_R92_which_emulated_producers_are_asked)
+{
+    static const struct {
+        uint32_t scraping;
+        bool clone;
+        size_t asked;
+    } rows[] = {{1, false, 1}, {2, false, 0}, {1, true, 0}};
+    for (size_t i = 0; i < 3; i++) {
+        const struct prod_opts o = {.name = "far",
+                                    .uid = 1,
+                                    .machine_id = 5,
+                                    .scraping = rows[i].scraping,
+                                    .emulated = true};
+        struct prod *p = prod_new_opts(w, &o);
+        struct cons *c = cons_new(w, 1), *k = cons_new(w, 1);
+        prod_register(p, "ds", DS_NO_FLUSH);
+        plain("ds");
+        cons_enable(c, with(PBF_TraceConfig_trace_all_machines, 1));
+        if (rows[i].clone)
+            cr_expect(clone_of(k, prod_config(p, 0, PBF_DataSourceConfig_tracing_session_id)));
+        else
+            cons_flush_begin(c, 0, 0);
+        cr_expect_eq(prod_count(p, MSG_PP_FLUSH), rows[i].asked, "row %zu", i);
+        cons_bye(k);
+        cons_bye(c);
+        prod_bye(p);
+    }
+}
+
+Test(rules_e, R122_R233_one_packet_of_a_machine)
+{
+    static const uint8_t clocks[] = {0x12, 4, 0x08, 6, 0x10, 5};
+    struct cons *c = cons_new(w, 1);
+    service_relay_init(w->svc, 9, 1, bytes_view("\x30\x05", 2));
+    for (uint64_t connection = 2; connection <= 3; connection++)
+        service_relay_clock(w->svc, 9, connection, bytes_view(clocks, sizeof(clocks)));
+    service_relay_clock(w->svc, 10, 4, bytes_view(clocks, sizeof(clocks)));
+    cons_enable(c, plain(NULL));
+    cons_read(c);
+    cr_expect_eq(cons_count(c, PBF_TracePacket_remote_clock_sync), 2);
+}
+
+Test(rules_e, R107_R120_T74_extension_descriptors)
+{
+    static const struct service_descriptor blobs[] = {{(const uint8_t *)"raw", 3, false, "one"},
+                                                      {(const uint8_t *)"zipped", 6, true, NULL}};
+    w->svc->descriptors = blobs;
+    w->svc->ndescriptors = 2;
+    for (int off = 0; off < 2; off++) {
+        struct cons *c = cons_new(w, 1);
+        plain(NULL);
+        builtin(PBF_TraceConfig_BuiltinDataSource_disable_extension_descriptors, (uint64_t)off);
+        cons_enable(c, &w->cfg);
+        cons_read(c);
+        cr_expect_eq(cons_count(c, PBF_TracePacket_extension_descriptor), off ? 0 : 2);
+        for (size_t i = 0; i < 2 && !off; i++) {
+            const struct pkt *k = cons_pkt(c, PBF_TracePacket_extension_descriptor, i);
+            struct bytes_view d = msg_part(k->p, k->n, PBF_TracePacket_extension_descriptor, 0);
+            cr_expect_str_eq(msg_str(d.p, d.n, PBF_ExtensionDescriptor_extension_set),
+                             i ? "" : "raw");
+            cr_expect_str_eq(msg_str(d.p, d.n, PBF_ExtensionDescriptor_extension_set_gzip),
+                             i ? "zipped" : "");
+            cr_expect_str_eq(msg_str(d.p, d.n, PBF_ExtensionDescriptor_file_name), i ? "" : "one");
+        }
+        cons_read(c);
+        cr_expect_eq(cons_count(c, PBF_TracePacket_extension_descriptor), 0, "once");
+    }
+}
+
+/* ---- packets of producers ---- */
+
+Test(rules_e, R123_R125_a_loss_before_a_refused_packet_is_told_by_the_next)
+{
+    static const uint8_t forged[] = {0x02, 0x18, 0x07}; /* trusted_uid */
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    plain("ds");
+    cfg_quiet(&w->cfg);
+    cons_enable(c, &w->cfg);
+    prod_put(p, 1, "one");
+    cons_read(c);
+    p->next_chunk[1]++; /* one is lost */
+    prod_fill(p, 0, 1, p->next_chunk[1]++, 1, 0, forged, sizeof(forged), 3);
+    const uint8_t move[] = {0x0A, 6, 0x08, 0, 0x10, 0, 0x18, (uint8_t)prod_target(p, 0)};
+    cr_assert(prod_commit_raw(p, move, sizeof(move)));
+    prod_put(p, 1, "two");
+    prod_put(p, 1, "three");
+    cons_read(c);
+    cr_assert_eq(cons_texts(c), 2);
+    for (size_t i = 0; i < 2; i++) {
+        const struct pkt *k = cons_pkt(c, PBF_TracePacket_for_testing, i);
+        cr_expect_eq(pkt_num(k, PBF_TracePacket_previous_packet_dropped, 0) != 0, i == 0, "%zu", i);
+    }
+}
+
+/* ---- what is kept until the next read ---- */
+
+Test(rules_e, R96_each_flush_that_fails_has_its_list)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    p->mute = true;
+    cons_enable(c, plain("ds"));
+    cons_flush_begin(c, 10, 0x12);
+    cons_flush_begin(c, 10, 0x12);
+    world_advance_ms(w, 10);
+    cons_read(c);
+    cr_expect_eq(cons_events(c, PBF_TracingServiceEvent_last_flush_slow_data_sources), 2);
+}
+
+Test(rules_e, R135_at_most_4096_events_of_other_sessions)
+{
+    struct cons *a = cons_new(w, 1), *b = cons_new(w, 2);
+    plain(NULL);
+    builtin(PBF_TraceConfig_BuiltinDataSource_enable_concurrent_session_events, 1);
+    cons_enable(a, &w->cfg);
+    for (int i = 0; i < 1366; i++) { /* three events each */
+        cons_enable(b, plain(NULL));
+        cons_ask(b, MSG_C_FREE);
+    }
+    cons_read(a);
+    cr_assert_eq(cons_count(a, PBF_TracePacket_concurrent_session_event), 4096);
+    const struct pkt *last = cons_pkt(a, PBF_TracePacket_concurrent_session_event, 4095);
+    cr_expect_eq(pkt_sub(last, PBF_TracePacket_concurrent_session_event,
+                         PBF_ConcurrentSessionEvent_session_id, 0),
+                 1367, "later ones are dropped");
+    cons_enable(b, plain(NULL));
+    cons_read(a);
+    cr_expect_eq(cons_count(a, PBF_TracePacket_concurrent_session_event), 2, "a read makes room");
+}
+
+Test(rules_e, R135_in_which_states_a_session_records)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *a = cons_new(w, 1), *b = cons_new(w, 2);
+    static const size_t events[] = {3, 3, 3, 0};
+    prod_register(p, "ds", DS_NOTIFY_STOP);
+    plain("ds");
+    builtin(PBF_TraceConfig_BuiltinDataSource_enable_concurrent_session_events, 1);
+    cons_enable(a, with(PBF_TraceConfig_deferred_start, 1));
+    for (int state = 0; state < 4; state++) {
+        if (state == 1)
+            cons_ask(a, MSG_C_START);
+        if (state == 2)
+            cons_ask(a, MSG_C_DISABLE);
+        if (state == 3)
+            prod_stopped(p, prod_instance(p, 0));
+        cons_enable(b, plain(NULL));
+        cons_ask(b, MSG_C_FREE);
+        cons_read(a);
+        cr_expect_eq(cons_count(a, PBF_TracePacket_concurrent_session_event), events[state],
+                     "state %d", state);
+    }
+}
+
+/* ---- files, triggers, consumers ---- */
+
+Test(rules_e, R21_R37_the_first_drain_is_aligned)
+{
+    struct cons *c = cons_new(w, 1);
+    int fd = open(world_path(w, "trace"), O_RDWR | O_CREAT, 0600);
+    world_advance_ms(w, 300);
+    plain(NULL);
+    with(PBF_TraceConfig_write_into_file, 1);
+    cons_enable_fd(c, with(PBF_TraceConfig_file_write_period_ms, 1000), dup(fd));
+    world_advance_ms(w, 699);
+    cr_expect_eq(lseek(fd, 0, SEEK_END), 0);
+    world_advance_ms(w, 1);
+    cr_expect_gt(lseek(fd, 0, SEEK_END), 0);
+    close(fd);
+}
+
+Test(rules_e, R180_a_session_for_clones_ends_at_its_timeout)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    plain("ds");
+    cfg_trigger_mode(&w->cfg, CLONE, 5000);
+    cfg_trigger(&w->cfg, "t", NULL, 1, 0, 0);
+    cons_observe(c, 1);
+    cons_enable(c, &w->cfg);
+    bytesbuf_clear(&c->events);
+    prod_trigger(p, "t");
+    world_advance_ms(w, 4999);
+    cr_expect_eq(c->events.n, 0, "who does not observe it is not told of a trigger");
+    cr_expect_not(c->disabled);
+    world_advance_ms(w, 1);
+    cr_expect(c->disabled);
+}
+
+Test(rules_e, R196_a_newer_observer_closes_the_older_stream)
+{
+    struct cons *c = cons_new(w, 1);
+    cons_observe(c, 1);
+    c->reply_cookie = c->observe_cookie;
+    c->replied = c->reply_ok = false;
+    cons_observe(c, 2);
+    cr_expect(c->replied && c->reply_ok);
+    cr_expect_not(c->observe_done);
+}
+
+Test(rules_e, R209_which_session_a_bugreport_takes)
+{
+    struct cons *c[4], *k = cons_new(w, 0);
+    static const uint32_t scores[] = {5, 9, 9, 20};
+    for (uint32_t i = 0; i < 4; i++) {
+        c[i] = cons_new(w, 0);
+        plain(NULL);
+        with(PBF_TraceConfig_trace_uuid_lsb, i + 1);
+        with(PBF_TraceConfig_trace_uuid_msb, 1);
+        cons_enable(c[i], with(PBF_TraceConfig_bugreport_score, scores[i]));
+    }
+    cons_ask(c[3], MSG_C_DISABLE);
+    cr_assert(clone_of(k, UINT64_MAX));
+    cr_expect_eq(msg_num(k->reply.p, k->reply.n, PBF_CloneSessionResponse_uuid_lsb, 0), 2,
+                 "the highest that runs, of two equal ones the older");
+}
+
+Test(rules_e, R218_counters_of_a_clone)
+{
+    static const uint8_t forged[] = {0x02, 0x18, 0x07}; /* trusted_uid */
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1), *k = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    cons_enable(c, plain("ds"));
+    prod_fill(p, 0, 1, p->next_chunk[1]++, 1, 0, forged, sizeof(forged), 3);
+    const uint8_t move[] = {0x0A, 6, 0x08, 0, 0x10, 0, 0x18, (uint8_t)prod_target(p, 0)};
+    cr_assert(prod_commit_raw(p, move, sizeof(move)));
+    cons_read(c);
+    cons_flush_begin(c, 0, 0);
+    p->mute = true;
+    for (int i = 0; i < 2; i++) {
+        cons_flush_begin(c, 10, 0);
+        world_advance_ms(w, 10);
+    }
+    p->mute = false;
+    cr_assert(clone_of(k, 1)); /* two more, which succeed */
+    cr_assert(cons_ask(k, MSG_C_STATS));
+    struct bytes_view s =
+        msg_part(k->reply.p, k->reply.n, PBF_GetTraceStatsResponse_trace_stats, 0);
+    cr_expect_eq(msg_num(s.p, s.n, PBF_TraceStats_invalid_packets, 9), 1);
+    cr_expect_eq(msg_num(s.p, s.n, PBF_TraceStats_flushes_requested, 9), 5);
+    cr_expect_eq(msg_num(s.p, s.n, PBF_TraceStats_flushes_succeeded, 9), 3);
+    cr_expect_eq(msg_num(s.p, s.n, PBF_TraceStats_flushes_failed, 9), 2);
 }
