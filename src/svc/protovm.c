@@ -352,7 +352,7 @@ static bool merge_over(struct protovm *vm, struct protovm_node *child, const str
 static enum protovm_result merge_field(struct protovm *vm, struct protovm_node *dst,
                                        const struct protovm_ins *ins, const struct bytes_field *f)
 {
-    if (!spend(vm, protovm_find_steps(dst) + PROTOVM_ADD_STEPS))
+    if (!spend(vm, protovm_find_steps(dst) + PROTOVM_SET_STEPS))
         return no_steps(vm);
     struct protovm_node *child = protovm_tree_find(dst, f->id);
     if (child && ins->skip_submessages && child->kind == PROTOVM_MESSAGE)
@@ -363,6 +363,9 @@ static enum protovm_result merge_field(struct protovm *vm, struct protovm_node *
     }
     if (child && child->kind == PROTOVM_MAPPED)
         return abort_run(vm, "a map of the state cannot be merged as a whole");
+    if ((!child || child->kind == PROTOVM_INDEXED || child->stamp == vm->merges) &&
+        !spend(vm, PROTOVM_ADD_STEPS))
+        return no_steps(vm);
     if (child)
         return merge_over(vm, child, f) ? PROTOVM_OK : no_room(vm);
     child = protovm_tree_add(&vm->tree, dst, f->id);

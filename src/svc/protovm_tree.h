@@ -44,12 +44,15 @@ struct protovm_node {
 
 #define PROTOVM_NODE_COST 80u /* bytes that a node counts */
 
-/* Steps, for svc/protovm: what adding a node costs, with the freeing of others that goes along, and
- * what finding one among the children of a node costs. */
+/* Steps, for svc/protovm: what adding a node costs, with the freeing of others that goes along,
+ * what changing one costs, and what finding one among the children of a node costs: a little for
+ * each level, and more where no cache holds them all. By measurement, t/bench/bench_protovm. */
 #define PROTOVM_ADD_STEPS 24u
+#define PROTOVM_SET_STEPS 4u
 static inline uint32_t protovm_find_steps(const struct protovm_node *owner)
 {
-    return 2 * (32 - (uint32_t)__builtin_clz(owner->n | 1));
+    uint32_t levels = 32 - (uint32_t)__builtin_clz(owner->n | 1);
+    return levels <= 10 ? 2 * levels : 6 * levels - 40;
 }
 
 struct protovm_tree {

@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 
 #include "protos/fieldnum.h"
 #include "reactor/alloc.h"
@@ -33,6 +34,7 @@
 #include "svc/protovm.h"
 #include "svc/tbuf_ring.h"
 #include "svc/tbuf_tok.h"
+#include "svc/validate.h"
 
 struct vm {
     uint8_t *text; /* own: the program, then the data source name */
@@ -296,16 +298,22 @@ uint64_t tbuf_vm_reserved(const struct tbuf *b)
     return bytes;
 }
 
+/* Appends the state. It is held to what producers' packets are held to, since it may be read as
+ * one: a program that puts there what only the service may say, or what is no packet at all, shows
+ * an empty state. */
 static void write_state(const struct vm *vm, struct bytesbuf *out)
 {
-    if (!vm->run) {
-        bytesbuf_pb_bytes(out, PBF_TracePacket_ProtoVms_Instance_state, vm->state, vm->state_len);
-        return;
-    }
     size_t mark = bytesbuf_pb_begin(out, PBF_TracePacket_ProtoVms_Instance_state);
-    uint8_t *p = bytesbuf_reserve(out, (size_t)protovm_memory(vm->run));
-    if (p)
-        bytesbuf_commit(out, protovm_state(vm->run, p));
+    size_t max = vm->run ? (size_t)protovm_memory(vm->run) : vm->state_len;
+    uint8_t *p = bytesbuf_reserve(out, max);
+    if (p) {
+        size_t n = vm->run ? protovm_state(vm->run, p) : vm->state_len;
+        if (!vm->run && n != 0)
+            memcpy(p, vm->state, n);
+        const struct iovec part = {p, n};
+        if (validate_packet(&part, 1))
+            bytesbuf_commit(out, n);
+    }
     bytesbuf_pb_end(out, mark);
 }
 

@@ -20,9 +20,10 @@ struct tbuf;
 #define TBUF_VM_MAX      16u    /* VMs of one buffer */
 #define TBUF_VM_LIMIT_KB 16384u /* memory of one: what is asked for beyond it is not given */
 #define TBUF_VM_PACKET                                                                             \
-    (1u << 20)                     /* bytes of a packet in several fragments; larger ones are      \
-                                      not merged */
-#define TBUF_VM_STEPS (128u << 10) /* steps of all programs for what one chunk overwrites; 2 ms */
+    (1u << 20) /* bytes of a packet in several fragments; larger ones are                          \
+                  not merged */
+#define TBUF_VM_STEPS                                                                              \
+    (96u << 10) /* steps of all programs for what one chunk overwrites; about 1 ms */
 
 /* What a VM of a buffer is to be. */
 struct tbuf_vm_spec {
@@ -61,7 +62,8 @@ static inline uint64_t tbuf_vm_reserve(const struct tbuf_vm_spec *spec)
     return kb * 1024 + spec->program.n;
 }
 
-/* Appends the fields of TracePacket.ProtoVms: one instance for each VM. */
+/* Appends the fields of TracePacket.ProtoVms: one instance for each VM. A state that is no packet
+ * that a producer could have written (svc/validate) is left empty. */
 void tbuf_vm_write(const struct tbuf *b, struct bytesbuf *out);
 
 /* Steps that programs took since this was asked for the last time. */

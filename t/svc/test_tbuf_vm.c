@@ -366,13 +366,13 @@ Test(tbuf_vm, what_one_vm_does_not_take_is_offered_to_the_next)
 {
     attach("a", "src /5 { dst+ /1 { set } }", 1);
     attach("b", "src /6 { dst+ /2 { set } } none", 1); /* aborts, behind what it did */
-    attach("c", "src /6 { dst+ /3 { set } }", 1);
+    attach("c", "src /6 { dst+ /4 { set } }", 1);
     put(1, 1, 0, "5=5");
     put(1, 1, 1, "6=6");
     flood();
     cr_expect(state_is_in(b, 0, "1=5"));
     cr_expect(state_is_in(b, 1, "2=6"));
-    cr_expect(state_is_in(b, 2, "3=6"));
+    cr_expect(state_is_in(b, 2, "4=6"));
 }
 
 Test(tbuf_vm, each_is_shown_with_program_limit_and_producers)
@@ -397,6 +397,32 @@ Test(tbuf_vm, each_is_shown_with_program_limit_and_producers)
     bytesbuf_fini(&all);
     bytesbuf_fini(&want);
     bytesbuf_fini(&p);
+}
+
+Test(tbuf_vm, a_state_says_nothing_that_only_the_service_may_say)
+{
+    struct tbuf *c;
+    attach("ds",
+           "src /1 ? { dst . { set } } src /2 ? { dst+ /7 { set } } src /3 ? { dst+ /3 { set } }",
+           1);
+    put(1, 1, 0, "1{ 7=5 }");
+    flood();
+    cr_expect(state_is("7=5"));
+    put(1, 1, 1, "3=1000"); /* trusted_uid */
+    flood();
+    cr_expect(state_is(""));
+    cr_assert_eq(tbuf_clone_read_only(b, &c), 0);
+    cr_expect(state_is_in(c, 0, ""));
+    tbuf_free(c);
+    put(1, 1, 2, "1'xyz'"); /* no message */
+    flood();
+    cr_expect(state_is(""));
+    put(1, 1, 3, "1{ 3{ 3=1 } }");
+    flood();
+    cr_expect(state_is(""));
+    put(1, 1, 4, "1{ 7{ 3=1 } }");
+    flood();
+    cr_expect(state_is("7{ 3=1 }"));
 }
 
 /* ---- limits ---- */
