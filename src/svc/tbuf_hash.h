@@ -69,8 +69,8 @@ static inline uint32_t tbuf_bucket_pick(const struct tbuf_bucket *k, uint32_t ke
     memcpy(&v0, values, sizeof(v0));
     memcpy(&v1, values + 4, sizeof(v1));
     tbuf_lanes v = ((tbuf_lanes)(k0 == want) & v0) | ((tbuf_lanes)(k1 == want) & v1 & seven);
-    v |= __builtin_shuffle(v, (tbuf_lanes){2, 3, 0, 1});
-    v |= __builtin_shuffle(v, (tbuf_lanes){1, 0, 3, 2});
+    v |= __builtin_shufflevector(v, v, 2, 3, 0, 1); /* gcc 12 has it as clang has */
+    v |= __builtin_shufflevector(v, v, 1, 0, 3, 2);
     return v[0];
 }
 
