@@ -502,3 +502,137 @@ Test(rules_e, R218_counters_of_a_clone)
     cr_expect_eq(msg_num(s.p, s.n, PBF_TraceStats_flushes_succeeded, 9), 3);
     cr_expect_eq(msg_num(s.p, s.n, PBF_TraceStats_flushes_failed, 9), 2);
 }
+
+/* ---- statistics (13) and the state (12.5) ---- */
+
+static uint64_t stat_of(struct cons *c, uint32_t field)
+{
+    cr_assert(cons_ask(c, MSG_C_STATS));
+    struct bytes_view s =
+        msg_part(c->reply.p, c->reply.n, PBF_GetTraceStatsResponse_trace_stats, 0);
+    return msg_num(s.p, s.n, field, 99);
+}
+
+Test(rules_e, R225_what_the_statistics_count)
+{
+    struct prod *p = prod_new(w, "p", 1), *gone = prod_new(w, "gone", 1);
+    struct cons *c = cons_new(w, 1), *d = cons_new(w, 1), *e = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    prod_register(p, "ds", 0);
+    prod_register(p, "other", 0);
+    prod_register(gone, "ds", 0);
+    cons_enable(c, plain("ds"));
+    plain("ds");
+    cfg_buffer(&w->cfg, 4);
+    cons_enable(d, &w->cfg);
+    cons_enable(e, plain(NULL));
+    cons_ask(e, MSG_C_DISABLE);
+    prod_unregister(p, "other");
+    prod_bye(gone);
+    static const struct {
+        uint32_t field;
+        uint64_t value;
+    } want[] = {
+        {PBF_TraceStats_producers_connected, 1},     {PBF_TraceStats_producers_seen, 2},
+        {PBF_TraceStats_data_sources_registered, 2}, {PBF_TraceStats_data_sources_seen, 6},
+        {PBF_TraceStats_tracing_sessions, 3},        {PBF_TraceStats_total_buffers, 4},
+    };
+    for (size_t i = 0; i < sizeof(want) / sizeof(want[0]); i++)
+        cr_expect_eq(stat_of(c, want[i].field), want[i].value, "field %u: %d", want[i].field,
+                     (int)stat_of(c, want[i].field));
+    cons_bye(e);
+    cr_expect_eq(stat_of(c, PBF_TraceStats_tracing_sessions), 2);
+    cr_expect_eq(stat_of(c, PBF_TraceStats_total_buffers), 3);
+    cr_expect_eq(stat_of(c, PBF_TraceStats_data_sources_seen), 6, "seen is seen");
+}
+
+/* The only session in the state. */
+static struct bytes_view only_session(struct cons *c)
+{
+    cr_assert(cons_query(c, true));
+    struct bytes_view s = msg_part(c->reply.p, c->reply.n, 1, 0);
+    cr_expect_eq(msg_fields(s.p, s.n, PBF_TracingServiceState_tracing_sessions), 1);
+    return msg_part(s.p, s.n, PBF_TracingServiceState_tracing_sessions, 0);
+}
+
+Test(rules_e, R204_R205_fields_that_may_be_absent)
+{
+    static const uint32_t fields[] = {
+        PBF_TracingServiceState_TracingSession_start_realtime_ns,
+        PBF_TracingServiceState_TracingSession_bugreport_score,
+        PBF_TracingServiceState_TracingSession_bugreport_filename,
+    };
+    struct cons *c = cons_new(w, 1);
+    plain(NULL);
+    cons_enable(c, with(PBF_TraceConfig_deferred_start, 1));
+    struct bytes_view s = only_session(c);
+    for (size_t i = 0; i < 3; i++)
+        cr_expect_eq(msg_fields(s.p, s.n, fields[i]), 0, "field %u", fields[i]);
+    cr_expect_eq(msg_fields(s.p, s.n, PBF_TracingServiceState_TracingSession_unique_session_name),
+                 1, "this one is there even if it is empty");
+    cr_expect_eq(msg_num(s.p, s.n, PBF_TracingServiceState_TracingSession_is_started, 9), 0);
+    cons_ask(c, MSG_C_START);
+    s = only_session(c);
+    cr_expect_eq(msg_num(s.p, s.n, fields[0], 0), chrono_real_ns());
+    cons_ask(c, MSG_C_FREE);
+    plain(NULL);
+    builtin(PBF_TraceConfig_BuiltinDataSource_disable_clock_snapshotting, 1);
+    bytesbuf_pb_str(&w->cfg, PBF_TraceConfig_bugreport_filename, "a.b");
+    cons_enable(c, with(PBF_TraceConfig_bugreport_score, 7));
+    s = only_session(c);
+    cr_expect_eq(msg_fields(s.p, s.n, fields[0]), 0, "without snapshots");
+    cr_expect_eq(msg_num(s.p, s.n, fields[1], 0), 7);
+    cr_expect_str_eq(msg_str(s.p, s.n, fields[2]), "a.b");
+}
+
+Test(rules_e, R138_the_statistics_packet_counts_from_the_next_on)
+{
+    static const uint8_t code[] = {0x0B, 1, 0, 0x0A, 100, 0}; /* all fields up to 100 */
+    struct cons *c = cons_new(w, 1);
+    uint64_t hash = 0xcbf29ce484222325u;
+    plain(NULL);
+    size_t m = bytesbuf_pb_begin(&w->cfg, PBF_TraceConfig_trace_filter);
+    size_t k = bytesbuf_pb_begin(&w->cfg, PBF_TraceConfig_TraceFilter_bytecode);
+    for (size_t i = 0; i < sizeof(code); i++) {
+        bytesbuf_put_varint(&w->cfg, code[i]);
+        for (int b = 0; b < 32; b += 8)
+            hash = (hash ^ (b ? 0 : code[i])) * 0x100000001b3u;
+    }
+    bytesbuf_put_varint(&w->cfg, (uint32_t)hash);
+    bytesbuf_pb_end(&w->cfg, k);
+    bytesbuf_pb_end(&w->cfg, m);
+    cr_assert(cons_enable(c, &w->cfg), "%s", c->error);
+    cons_read(c);
+    const struct pkt *stats = cons_pkt(c, PBF_TracePacket_trace_stats, 0);
+    uint64_t sum = 0;
+    for (size_t i = 0; i + 1 < c->npkts; i++)
+        sum += c->pkts[i].n;
+    for (int later = 0; later < 2; later++) {
+        cr_assert(cons_ask(c, MSG_C_STATS));
+        struct bytes_view s = msg_part(c->reply.p, c->reply.n, 1, 0);
+        if (!later) /* those of the packet itself */
+            s = msg_part(stats->p, stats->n, PBF_TracePacket_trace_stats, 0);
+        struct bytes_view f = msg_part(s.p, s.n, PBF_TraceStats_filter_stats, 0);
+        cr_expect_eq(msg_num(f.p, f.n, PBF_TraceStats_FilterStats_output_bytes, 0),
+                     later ? sum + stats->n : sum);
+        cr_expect_eq(msg_num(f.p, f.n, PBF_TraceStats_FilterStats_input_packets, 0),
+                     later ? c->npkts : c->npkts - 1);
+    }
+}
+
+Test(rules_e, R232_R234_connections_of_one_machine_are_told_apart)
+{
+    struct cons *c = cons_new(w, 1), *d = cons_new(w, 1);
+    service_relay_init(w->svc, 9, 1, bytes_view("\x30\x05", 2));
+    service_relay_init(w->svc, 9, 2, bytes_view("\x30\x06", 2));
+    service_relay_init(w->svc, 9, 1, bytes_view("\x30\x07", 2)); /* the last one of each wins */
+    struct cons *reader[] = {c, d};
+    for (int i = 0; i < 2; i++) {
+        cons_enable(reader[i], plain(NULL));
+        cons_read(reader[i]);
+        cr_assert_eq(cons_count(reader[i], PBF_TracePacket_system_info), 2);
+        const struct pkt *k = cons_pkt(reader[i], PBF_TracePacket_system_info, 1);
+        cr_expect_eq(pkt_sub(k, PBF_TracePacket_system_info, 6, 0), i ? 6 : 7);
+        service_relay_gone(w->svc, 9, 1);
+    }
+}
