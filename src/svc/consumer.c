@@ -432,6 +432,7 @@ static void on_clone(struct consumer *c, void *payload)
     int fd = m->fd;
     m->fd = -1;
     replace(c, &c->clone_cookie, m->cookie);
+    session_clone_forget(c);
     session_clone_request(c, msg_body_view(&m->body), fd);
 }
 
@@ -723,6 +724,7 @@ void consumer_destroy(struct consumer *c)
     c->opening = NULL;
     task_stop(&c->work);
     statequery_end(&c->query);
+    session_clone_forget(c);
     idmap_del(&c->svc->consumer_of, c->actor.id);
     list_remove(&c->node);
     actor_kill(&c->actor);

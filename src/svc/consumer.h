@@ -21,6 +21,7 @@
 
 struct filewr;
 struct session;
+struct session_clone;
 struct tracecfg;
 
 /* ObservableEvents.Type. */
@@ -42,9 +43,10 @@ struct consumer {
 
     /* Requests that wait; 0: none. A newer one of the same kind replaces it (ipc.md R60). */
     uint64_t enable_cookie, read_cookie, observe_cookie, clone_cookie;
-    bool read_waits; /* for MSG_C_READ_ROOM */
-    bool reading;    /* a MSG_C_STEP is under way */
-    bool want_room;  /* the transport waits for MSG_CP_ROOM */
+    struct session_clone *cloning; /* borrow: of the pending request, until all is captured */
+    bool read_waits;               /* for MSG_C_READ_ROOM */
+    bool reading;                  /* a MSG_C_STEP is under way */
+    bool want_room;                /* the transport waits for MSG_CP_ROOM */
 
     /* An EnableTracing whose file is being made; the requests behind it wait. */
     struct tracecfg *opening;    /* own; NULL: none */

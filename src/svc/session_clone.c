@@ -49,8 +49,9 @@ struct session_clone {
     int fd;                 /* own; -1: not into a file */
     bool skip_filter;
     bool flushed_ok;
-    int err; /* the first failure of a capture */
-    unsigned groups_left;
+    int err;                         /* the first failure of a capture */
+    unsigned groups_left;            /* flushes that will still call back */
+    bool abandoned;                  /* nothing is left of it but the struct, for those calls */
     uint64_t requested_ns;           /* boot clock */
     struct session_trigger *trigger; /* own; NULL: none */
     struct session_buffer *buffers;  /* own: captured so far */
@@ -90,11 +91,21 @@ static void trigger_free(struct session_trigger *t)
     free(t);
 }
 
-/* Frees a clone in the making; error NULL: nobody is told. */
+/* Its consumer may ask for another one. */
+static void leave_consumer(const struct session_clone *k)
+{
+    struct consumer *c = service_consumer_of(k->svc, k->consumer);
+    if (c && c->cloning == k)
+        c->cloning = NULL;
+}
+
+/* Frees a clone in the making; error NULL: nobody is told. While flushes of it are pending the
+ * empty struct stays for them. */
 static void give_up(struct session_clone *k, const char *error)
 {
     if (error)
         answer(service_consumer_of(k->svc, k->consumer), k->cookie, error, NULL);
+    leave_consumer(k);
     if (k->source)
         list_remove(&k->node);
     for (size_t i = 0; i < k->nbuffers; i++) {
@@ -117,7 +128,15 @@ static void give_up(struct session_clone *k, const char *error)
         free(k->buffers);
     free(k->copies);
     free(k->captured_ns);
-    free(k);
+    k->abandoned = true;
+    if (k->groups_left == 0)
+        free(k);
+}
+
+void session_clone_forget(struct consumer *c)
+{
+    if (c->cloning)
+        give_up(c->cloning, NULL);
 }
 
 void session_clone_abort_all(struct session *s)
@@ -253,6 +272,7 @@ static int make_session(struct session_clone *k, struct consumer *c, struct sess
     }
     take_captured(s, k);
     list_remove(&k->node);
+    leave_consumer(k);
     k->source = NULL;
     s->making = k;
     s->consumer = c->actor.id;
@@ -422,11 +442,17 @@ static void finish(struct session_clone *k)
 static void group_flushed(void *arg, struct session *s, uint64_t cookie, bool ok)
 {
     struct session_clone *k = arg;
+    k->groups_left--;
+    if (k->abandoned) {
+        if (k->groups_left == 0)
+            free(k);
+        return;
+    }
     if (!s)
         return; /* session_clone_abort_all follows */
     k->flushed_ok = k->flushed_ok && ok;
     capture_group(k, cookie == 1);
-    if (--k->groups_left == 0)
+    if (k->groups_left == 0)
         finish(k);
 }
 
@@ -592,6 +618,7 @@ void session_clone_request(struct consumer *c, struct bytes_view request, int fd
     k->copies = alloc_array(s->nbuffers, sizeof(struct tbuf_clone *));
     k->captured_ns = alloc_array(s->nbuffers, sizeof(*k->captured_ns));
     list_push_back(&s->clones, &k->node);
+    c->cloning = k;
     session_event_record(s, SELFPKT_FLUSH_STARTED, true);
     k->requested_ns = chrono_boot_ns(); /* sorts behind the flush, as readers know it */
     session_flush_start(s, 0, flags, SESSION_FLUSH_TRANSFER, group_flushed, k, 1);

@@ -215,6 +215,9 @@ void session_trigger_forget(struct service *svc); /* frees the history of activa
 
 /* ---- session_clone ---- */
 void session_clone_abort_all(struct session *s);
+/* The consumer goes, or asks for another clone (ipc.md R60): what was captured for the one that it
+ * waits for is freed. */
+void session_clone_forget(struct consumer *c);
 void session_clone_init(struct session *s);
 void session_clone_cancel(struct session *s); /* the clone goes before it was complete */
 /* The file of a clone is complete, or why says why not; that may free the clone. */

@@ -544,3 +544,68 @@ Test(clone, R211_a_source_that_cannot_be_read)
     close(pipes[0]);
     close(dst);
 }
+
+/* A consumer could have hundreds of clones pending, each with a copy of what was captured: one
+ * request replaces the other (ipc.md R60), and so does what it holds. */
+Test(clone, a_replaced_request_holds_nothing)
+{
+    struct charge_book *book = service_charges(w->svc);
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1), *k = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    p->mute = true;
+    plain(); /* one buffer that goes with the clone, which no flush has to wait for */
+    special_buffer(PBF_TraceConfig_BufferConfig_transfer_on_clone);
+    cons_enable(c, &w->cfg);
+    uint64_t one = charge_balance(book, 1, CHARGE_BUFFER_BYTES);
+    cons_clone(k, by_id(1), -1);
+    uint64_t two = charge_balance(book, 1, CHARGE_BUFFER_BYTES);
+    cr_assert_gt(two, one, "something is captured");
+    struct session *s = service_session(w->svc, 1);
+    for (int i = 0; i < 50; i++) {
+        uint64_t before = k->cookie;
+        cons_clone(k, by_id(1), -1);
+        cr_expect_eq(list_count(&s->clones), 1);
+        cr_expect_eq(charge_balance(book, 1, CHARGE_BUFFER_BYTES), two);
+        cr_expect_eq(k->cookie, before + 1);
+    }
+    prod_ack_flush(p, UINT64_MAX);
+    cr_assert_str_eq(outcome(k), "", "the last one is made: %s", outcome(k));
+    cr_expect(list_empty(&s->clones));
+    cr_expect_eq(service_sessions(w->svc), 2);
+}
+
+Test(clone, R222_who_leaves_holds_nothing)
+{
+    struct charge_book *book = service_charges(w->svc);
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1), *k = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    p->mute = true;
+    plain();
+    special_buffer(PBF_TraceConfig_BufferConfig_transfer_on_clone);
+    cons_enable(c, &w->cfg);
+    uint64_t one = charge_balance(book, 1, CHARGE_BUFFER_BYTES);
+    cons_clone(k, by_id(1), -1);
+    cr_assert_gt(charge_balance(book, 1, CHARGE_BUFFER_BYTES), one);
+    cons_bye(k);
+    cr_expect_eq(charge_balance(book, 1, CHARGE_BUFFER_BYTES), one, "before the flush is over");
+    prod_ack_flush(p, UINT64_MAX);
+    cr_expect_eq(service_sessions(w->svc), 1);
+}
+
+/* The source goes when some of its clones were replaced: their flushes call back once more. */
+Test(clone, T134_the_source_goes_with_replaced_clones)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1), *k = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    p->mute = true;
+    cons_enable(c, plain());
+    for (int i = 0; i < 3; i++)
+        cons_clone(k, by_id(1), -1);
+    cons_ask(c, MSG_C_FREE);
+    cr_expect_str_eq(outcome(k), "Original session ended");
+    cons_clone(k, by_id(1), -1);
+    cr_expect_str_eq(outcome(k), "Tracing session not found");
+}
