@@ -20,6 +20,7 @@
 #include <unistd.h>
 #include "ipc/frame.h"
 #include "reactor/alloc.h"
+#include "reactor/charge.h"
 #include "reactor/chrono.h"
 #include "reactor/deadline.h"
 #include "reactor/defaults.h"
@@ -29,7 +30,7 @@
 
 #define OUT_MIN    4096u
 #define TRIM_NS    (10 * CHRONO_SEC) /* buffers are looked at this often while there is traffic */
-#define KEEP_BYTES 16384u            /* buffers up to this size are not worth a trim */
+#define KEEP_BYTES 16384u            /* buffers up to this size are worth no trim and no charge */
 
 /* A descriptor that waits for the byte at stream position `at`. */
 struct channel_fd {
@@ -84,10 +85,23 @@ static void reap(void *arg)
     free(ch);
 }
 
+/* Charges what both queues take, with an output queue of that size. 0 or ERR_BACKLOG. */
+static int hold(struct channel *ch, size_t out_size)
+{
+    size_t in = ch->in.cap > KEEP_BYTES ? ch->in.cap : 0;
+    size_t out = out_size > KEEP_BYTES ? out_size : 0;
+    if (ch->conf.held == NULL)
+        return 0;
+    return charge_resize(ch->conf.held, in + out) == 0 ? 0 : ERR_BACKLOG;
+}
+
 /* Lets go of everything but the memory. */
 static void shut(struct channel *ch)
 {
     ch->over = true;
+    if (ch->conf.held != NULL)
+        charge_resize(ch->conf.held, 0);
+    ch->conf.held = NULL;
     watch_fini(&ch->watch);
     deadline_cancel(&ch->stuck);
     deadline_cancel(&ch->trim);
@@ -295,6 +309,7 @@ static void on_trim(void *arg)
         alloc_free(&ch->out);
         ch->out_size = 0;
     }
+    (void)hold(ch, ch->out_size); /* it has not grown */
     if (traffic || waiting(ch) != 0)
         note_traffic(ch);
 }
@@ -314,9 +329,14 @@ static int grow_out(struct channel *ch, size_t n)
     size_t size = ch->out_size < OUT_MIN ? OUT_MIN : ch->out_size;
     while (size - ch->out_tail < n)
         size *= 2;
+    int rc = hold(ch, size);
+    if (rc != 0)
+        return rc;
     uint8_t *out = alloc_try_resize(ch->out, size, 1);
-    if (out == NULL)
+    if (out == NULL) {
+        (void)hold(ch, ch->out_size);
         return -ENOMEM;
+    }
     ch->out = out;
     ch->out_size = size;
     note_traffic(ch);
@@ -500,7 +520,10 @@ static ssize_t receive(struct channel *ch, size_t max, bool *got_fds, int *reaso
 {
     uint8_t *p = NULL;
     size_t room = 0;
+    size_t cap = ch->in.cap;
     *reason = frame_reader_space(&ch->in, &p, &room);
+    if (*reason == 0 && ch->in.cap != cap)
+        *reason = hold(ch, ch->out_size);
     if (*reason != 0)
         return -EIO;
     /* Room for two on 64-bit machines, as upstream has it: with three the kernel says that it cut

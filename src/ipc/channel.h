@@ -21,8 +21,9 @@
 #include <sys/uio.h>
 #include "reactor/bytes.h"
 
-struct reactor;
 struct channel;
+struct charge;
+struct reactor;
 
 struct channel_ops {
     /* One non-empty frame payload, valid during the call. The callee may close the channel. */
@@ -38,13 +39,16 @@ struct channel_ops {
 
 /* Zero in any field: the default in reactor/defaults.h. */
 struct channel_conf {
-    size_t out_cap;     /* bytes that may wait; one frame may reach over it */
-    size_t out_high;    /* channel_is_full() from here on */
-    size_t out_low;     /* drained() when down here */
-    uint64_t stuck_ns;  /* time for waiting bytes to leave */
-    size_t read_budget; /* bytes read per tick */
-    bool want_fds;      /* accept descriptors (AF_UNIX); otherwise one that comes ends the
-                           connection, as control data would be truncated */
+    size_t out_cap;      /* bytes that may wait; one frame may reach over it */
+    size_t out_high;     /* channel_is_full() from here on */
+    size_t out_low;      /* drained() when down here */
+    uint64_t stuck_ns;   /* time for waiting bytes to leave */
+    size_t read_budget;  /* bytes read per tick */
+    struct charge *held; /* borrow, until closed() or channel_close: pays for the memory of both
+                            queues beyond 16 KiB each; when it cannot, the connection ends with
+                            ERR_BACKLOG. NULL: nobody pays */
+    bool want_fds;       /* accept descriptors (AF_UNIX); otherwise one that comes ends the
+                            connection, as control data would be truncated */
 };
 
 /* Takes over a connected, non-blocking socket (owned from here on, also on failure). arg is

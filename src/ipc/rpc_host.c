@@ -57,6 +57,7 @@ struct rpc_conn {
     bool over;                /* closed by us, `left` is on its way */
     void *user[SERVICES_MAX]; /* borrow, of the services */
     void *host_user;          /* borrow, of the owner of the host */
+    struct charge *held;      /* borrow, of the same */
 };
 
 /* ---- answering ---- */
@@ -461,6 +462,7 @@ int rpc_host_accept(struct rpc_host *host, int fd, uint32_t tag)
     if (rc == 0) {
         struct channel_conf cc = host->conf.channel;
         cc.want_fds = sockname_is_unix(conn->cred.family);
+        cc.held = conn->held;
         rc = channel_new(&conn->ch, host->reactor, fd, &cc, &conn_ops, conn);
         if (rc != 0)
             idmap_del(&host->conns, conn->id);
@@ -524,6 +526,11 @@ void rpc_conn_set_user(struct rpc_conn *conn, uint32_t service_id, void *user)
 {
     if (service_id >= 1 && service_id <= SERVICES_MAX)
         conn->user[service_id - 1] = user;
+}
+
+void rpc_conn_set_held(struct rpc_conn *conn, struct charge *held)
+{
+    conn->held = held;
 }
 
 void *rpc_conn_host_user(const struct rpc_conn *conn)

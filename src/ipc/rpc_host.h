@@ -22,6 +22,7 @@
 #include "ipc/rpc.h"
 #include "reactor/bytes.h"
 
+struct charge;
 struct reactor;
 struct rpc_host;
 struct rpc_conn;
@@ -148,6 +149,10 @@ struct rpc_host *rpc_conn_host(const struct rpc_conn *conn);
 /* One borrowed pointer of the service's own per connection and service id; NULL at first. */
 void *rpc_conn_user(const struct rpc_conn *conn, uint32_t service_id);
 void rpc_conn_set_user(struct rpc_conn *conn, uint32_t service_id, void *user);
+
+/* In admit: what the connection's queues are charged to from now on (struct channel_conf.held);
+ * borrowed until gone. */
+void rpc_conn_set_held(struct rpc_conn *conn, struct charge *held);
 
 /* And one of the host's conf, for admit and gone. */
 void *rpc_conn_host_user(const struct rpc_conn *conn);

@@ -37,6 +37,7 @@ static const char *const kind_names[CHARGE_KINDS] = {
     [CHARGE_SMB_BYTES] = "SMB bytes",
     [CHARGE_BUFFER_BYTES] = "buffer bytes",
     [CHARGE_SOURCE_BYTES] = "data source bytes",
+    [CHARGE_QUEUE_BYTES] = "queued bytes",
 };
 
 static const struct charge_limit default_limits[CHARGE_KINDS] = {
@@ -45,6 +46,7 @@ static const struct charge_limit default_limits[CHARGE_KINDS] = {
     [CHARGE_SMB_BYTES] = {DEFAULTS_UID_SMB_BYTES, UINT64_MAX},
     [CHARGE_BUFFER_BYTES] = {DEFAULTS_UID_BUFFER_BYTES, UINT64_MAX},
     [CHARGE_SOURCE_BYTES] = {DEFAULTS_UID_SOURCE_BYTES, UINT64_MAX},
+    [CHARGE_QUEUE_BYTES] = {DEFAULTS_UID_QUEUE_BYTES, UINT64_MAX},
 };
 
 void charge_default_limits(struct charge_limit limits[CHARGE_KINDS])
@@ -105,6 +107,22 @@ int charge_take(struct charge_book *book, struct charge *c, uid_t uid, enum char
     a->used[kind] += amount;
     book->total[kind] += amount;
     *c = (struct charge){a, amount, kind};
+    return 0;
+}
+
+int charge_resize(struct charge *c, uint64_t amount)
+{
+    struct charge_account *a = c->account;
+    if (a == NULL)
+        return 0;
+    const struct charge_limit *limit = &a->book->limits[c->kind];
+    uint64_t *used = &a->used[c->kind], *total = &a->book->total[c->kind];
+    if (amount > c->amount && (!within(*used, amount - c->amount, limit->per_uid) ||
+                               !within(*total, amount - c->amount, limit->total)))
+        return ERR_QUOTA;
+    *used += amount - c->amount;
+    *total += amount - c->amount;
+    c->amount = amount;
     return 0;
 }
 

@@ -19,6 +19,7 @@ enum charge_kind {
     CHARGE_SMB_BYTES,    /* shared memory mapped */
     CHARGE_BUFFER_BYTES, /* trace buffers, clones included */
     CHARGE_SOURCE_BYTES, /* descriptors of registered data sources */
+    CHARGE_QUEUE_BYTES,  /* what waits: to be read by peers, or for the rest of their requests */
     CHARGE_KINDS
 };
 
@@ -57,6 +58,10 @@ void charge_book_free(struct charge_book *book);
 int charge_take(struct charge_book *book, struct charge *c, uid_t uid, enum charge_kind kind,
                 uint64_t amount);
 
+/* Changes the amount of a charge that charge_take made. 0, or ERR_QUOTA when it grows past a limit:
+ * it stays as it was then. A charge that pays for nothing stays so, with 0. */
+int charge_resize(struct charge *c, uint64_t amount);
+
 /* Gives everything back. Harmless on a charge that pays for nothing. */
 void charge_release(struct charge *c);
 
@@ -70,7 +75,8 @@ size_t charge_accounts(const struct charge_book *book);
 /* The limit of a kind. */
 struct charge_limit charge_limit_of(const struct charge_book *book, enum charge_kind kind);
 
-/* "connections", "sessions", "SMB bytes", "buffer bytes", "data source bytes". */
+/* "connections", "sessions", "SMB bytes", "buffer bytes", "data source bytes", "queued
+ * bytes". */
 const char *charge_kind_name(enum charge_kind kind);
 
 #endif

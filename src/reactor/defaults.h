@@ -26,6 +26,7 @@
 #define DEFAULTS_UID_SMB_BYTES    (UINT64_C(8) << 30)
 #define DEFAULTS_UID_BUFFER_BYTES (UINT64_C(16) << 30)
 #define DEFAULTS_UID_SOURCE_BYTES (UINT64_C(64) << 20)
+#define DEFAULTS_UID_QUEUE_BYTES  (UINT64_C(1) << 30)
 
 /* Shared memory of a producer. */
 #define DEFAULTS_SMB_SIZE (256u * 1024u) /* R55 */

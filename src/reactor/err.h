@@ -38,6 +38,8 @@
     X(ERR_FORBIDDEN, "not permitted for this uid")                                                 \
     X(ERR_QUOTA, "limit of this uid reached")                                                      \
     X(ERR_STALLED, "peer does not read its socket")                                                \
+    X(ERR_BACKLOG, "more waits for the connections of its uid than its limit; read faster, or "    \
+                   "raise traced --limit-queues")                                                  \
     X(ERR_UNSUPPORTED, "not supported")
 
 enum err_peer {

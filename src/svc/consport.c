@@ -6,7 +6,7 @@
  * share, because a batch is always finished before the next one begins.
  *
  * Answers go out as fast as the consumer reads: beyond the channel's high mark they wait in a
- * backlog with a cap, and a consumer that exceeds that is dropped.
+ * backlog with a cap, which is charged to its uid; a consumer that exceeds either is dropped.
  */
 #include "svc/consport.h"
 
@@ -18,6 +18,7 @@
 #include "ipc/port_consumer.h"
 #include "protos/fieldnum.h"
 #include "reactor/alloc.h"
+#include "reactor/charge.h"
 #include "reactor/err.h"
 #include "reactor/idmap.h"
 #include "svc/portlib.h"
@@ -42,6 +43,7 @@ struct consconn {
     uint64_t conn;          /* id of the connection */
     uint64_t endpoint;      /* actor id */
     struct mailbox backlog; /* answers that the channel has no room for */
+    struct charge held;     /* for the backlog and what is parked */
     bool left;
 
     /* The rest of a packet that is larger than what the channel takes: it leaves slice by slice as
@@ -72,6 +74,21 @@ static struct rpc_conn *socket_of(const struct consconn *c)
     return rpc_host_find(c->port->host, c->conn);
 }
 
+/* ---- what waits ---- */
+
+/* Charges what waits beside the channel's own queue. False: it is too much, the peer is dropped. */
+static bool hold(struct consconn *c)
+{
+    size_t n = mailbox_bytes(&c->backlog) + (c->parked.bytes ? c->parked.n : 0);
+    struct rpc_conn *conn;
+    if (charge_resize(&c->held, n) == 0)
+        return true;
+    conn = socket_of(c);
+    if (conn)
+        rpc_conn_close(conn, ERR_BACKLOG);
+    return false;
+}
+
 /* ---- answers ---- */
 
 static void answer(struct consconn *c, const struct msg_reply *m)
@@ -96,6 +113,8 @@ static void on_reply(struct consconn *c, struct mailbox_msg *m)
     memset(m->data, 0, m->size); /* taken, whatever the result */
     if (err)
         rpc_conn_close(conn, ERR_STALLED);
+    else
+        (void)hold(c);
 }
 
 static void handle(struct actor *a, struct mailbox_msg *m)
@@ -165,7 +184,7 @@ static int park(struct consconn *c, uint64_t cookie, const struct packet *pkt, s
             memcpy(p, (const uint8_t *)parts[i].iov_base + offset, len);
         p += len;
     }
-    return 0;
+    return hold(c) ? 0 : ERR_BACKLOG;
 }
 
 /* Sends of what is parked as much as the channel takes. */
@@ -259,6 +278,7 @@ static void drained(void *arg, struct rpc_conn *conn)
         answer(c, (const struct msg_reply *)(const void *)m.data);
         mailbox_destroy_payload(&msg_table, m.kind, m.data);
     }
+    (void)hold(c); /* it has not grown */
     if (!rpc_conn_is_full(conn))
         ACTOR_POST(port->reactor, c->endpoint, c->actor.id, MSG_C_READ_ROOM, &room);
 }
@@ -285,6 +305,7 @@ static void reap(struct actor *a)
         rpc_conn_close(conn, ERR_STALLED);
     }
     mailbox_fini(&c->backlog);
+    charge_release(&c->held);
     free(c->parked.bytes);
     free(c);
 }
@@ -315,6 +336,8 @@ static struct consconn *conn_new(struct consport *port, struct rpc_conn *conn)
     c->port = port;
     c->conn = rpc_conn_id(conn);
     mailbox_init(&c->backlog, &msg_table, &backlog_limits);
+    (void)charge_take(service_charges(port->svc), &c->held, portlib_payer(conn), CHARGE_QUEUE_BYTES,
+                      0); /* no memory: it is not charged */
     const struct service_consumer params = {
         .port = c->actor.id, .uid = cred->uid, .pid = cred->pid, .sink = &port->sink};
     if (idmap_put(&port->conns, c->actor.id, c) ||

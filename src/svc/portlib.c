@@ -61,37 +61,59 @@ int portlib_numbers(struct bytes_view msg, uint64_t *out, uint32_t n)
     return bytes_done(&cur) ? 0 : ERR_BAD_REQUEST;
 }
 
+uid_t portlib_payer(const struct rpc_conn *conn)
+{
+    return rpc_conn_has_fds(conn) ? rpc_conn_cred(conn)->uid : CHARGE_STRANGERS;
+}
+
+/* What a connection is charged. */
+struct charges {
+    struct charge connection, queues;
+};
+
+/* Why it was refused, for the peer and the log. */
+static void explain(const struct charge_book *book, uid_t uid, char *why, size_t len)
+{
+    unsigned long long n = charge_balance(book, uid, CHARGE_CONNECTIONS);
+    if (uid == CHARGE_STRANGERS)
+        snprintf(why, len,
+                 "network peers have %llu connections already, which is the limit; close some, "
+                 "or raise traced --limit-connections",
+                 n);
+    else
+        snprintf(why, len,
+                 "uid %u has %llu connections already, which is its limit; close some, or "
+                 "raise traced --limit-connections",
+                 (unsigned)uid, n);
+}
+
 int portlib_admit(void *book, struct rpc_conn *conn, char *why, size_t len)
 {
-    uid_t uid = rpc_conn_has_fds(conn) ? rpc_conn_cred(conn)->uid : CHARGE_STRANGERS;
-    struct charge *c = alloc_new(struct charge);
-    int err = charge_take(book, c, uid, CHARGE_CONNECTIONS, 1);
+    uid_t uid = portlib_payer(conn);
+    struct charges *c = alloc_new(struct charges);
+    int err = charge_take(book, &c->connection, uid, CHARGE_CONNECTIONS, 1);
+    if (err)
+        explain(book, uid, why, len);
+    else
+        err = charge_take(book, &c->queues, uid, CHARGE_QUEUE_BYTES, 0);
     if (err) {
-        unsigned long long n = charge_balance(book, uid, CHARGE_CONNECTIONS);
-        if (uid == CHARGE_STRANGERS)
-            snprintf(why, len,
-                     "network peers have %llu connections already, which is the limit; close some, "
-                     "or raise traced --limit-connections",
-                     n);
-        else
-            snprintf(why, len,
-                     "uid %u has %llu connections already, which is its limit; close some, or "
-                     "raise traced --limit-connections",
-                     (unsigned)uid, n);
+        charge_release(&c->connection);
         free(c);
         return err;
     }
+    rpc_conn_set_held(conn, &c->queues);
     rpc_conn_set_host_user(conn, c);
     return 0;
 }
 
 void portlib_gone(void *book, struct rpc_conn *conn)
 {
-    struct charge *c = rpc_conn_host_user(conn);
+    struct charges *c = rpc_conn_host_user(conn);
     (void)book;
     if (!c)
         return;
-    charge_release(c);
+    charge_release(&c->connection);
+    charge_release(&c->queues);
     free(c);
     rpc_conn_set_host_user(conn, NULL);
 }

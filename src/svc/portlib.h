@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "ipc/rpc_host.h"
 #include "svc/messages.h"
@@ -31,8 +32,11 @@ int portlib_submessage(struct bytes_view msg, uint32_t field, struct msg_body *o
  * ERR_BAD_REQUEST. */
 int portlib_numbers(struct bytes_view msg, uint64_t *out, uint32_t n);
 
-/* For rpc_host_conf: charges a connection to its uid, or to CHARGE_STRANGERS when it comes over a
- * network, and gives it back. arg is the charge_book. */
+/* Who pays for a connection: its uid, or CHARGE_STRANGERS when it comes over a network. */
+uid_t portlib_payer(const struct rpc_conn *conn);
+
+/* For rpc_host_conf: charges a connection and its queues, and gives them back. arg is the
+ * charge_book. */
 int portlib_admit(void *book, struct rpc_conn *conn, char *why, size_t len);
 void portlib_gone(void *book, struct rpc_conn *conn);
 

@@ -63,6 +63,7 @@ static void flush_free(struct session_flush *f)
     stop_asking(f);
     deadline_cancel(&f->timeout);
     list_remove(&f->ended);
+    charge_release(&f->charge);
     free(f->asked);
     free(f->missing);
     free(f);
@@ -337,15 +338,19 @@ static uint64_t timeout_of(const struct session *s, uint32_t timeout_ms)
     return s->cfg->flush_timeout_ms ? s->cfg->flush_timeout_ms : DEFAULTS_FLUSH_TIMEOUT_MS;
 }
 
-/* A new pending flush with the next id, or NULL when there is no memory. */
+/* A new pending flush with the next id, or NULL when there is no memory, or too much waits for its
+ * uid. */
 static struct session_flush *flush_new(struct session *s)
 {
     struct session_flush *f = alloc_new(struct session_flush);
     uint32_t n = s->ngroups ? s->ngroups : 1;
     f->session = s;
     f->room = n;
-    f->asked = alloc_try_array(n, sizeof(*f->asked));
-    f->missing = alloc_try_array((n + 7) / 8, 1);
+    size_t bytes = sizeof(*f) + n * sizeof(*f->asked) + (n + 7) / 8;
+    if (charge_take(s->svc->book, &f->charge, s->uid, CHARGE_QUEUE_BYTES, bytes) == 0) {
+        f->asked = alloc_try_array(n, sizeof(*f->asked));
+        f->missing = alloc_try_array((n + 7) / 8, 1);
+    }
     list_init(&f->asking);
     list_init(&f->ended);
     deadline_init(&f->timeout, s->svc->reactor, "flush timeout", on_timeout, f);
@@ -354,6 +359,9 @@ static struct session_flush *flush_new(struct session *s)
         s->flushes = alloc_resize(s->flushes, s->flushes_room, sizeof(struct session_flush *));
     }
     if (!f->asked || !f->missing) {
+        log_warn_limited("a flush of session %llu is refused: too much waits for uid %u already "
+                         "(traced --limit-queues)",
+                         (unsigned long long)s->id, (unsigned)s->uid);
         flush_free(f);
         return NULL;
     }

@@ -115,7 +115,8 @@ struct session_flush {
     uint16_t *asked;  /* own: ProducerIDs, ascending */
     uint8_t *missing; /* own: a bit for each of them, until it has acked */
     uint32_t nasked, nmissing, room;
-    bool over; /* its outcome is known, the scrape is to come or going on */
+    struct charge charge; /* for these */
+    bool over;            /* its outcome is known, the scrape is to come or going on */
     bool ok;
     session_flush_done *done;
     void *arg; /* borrow */

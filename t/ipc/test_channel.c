@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "ipc/channel.h"
+#include "reactor/charge.h"
 #include "reactor/chrono.h"
 #include "reactor/defaults.h"
 #include "reactor/err.h"
@@ -697,4 +698,90 @@ Test(channel, close_sends_what_fits)
     closed = 1;
     cr_assert_eq(loop_read(peer, big, 10), 3);
     cr_assert_eq(loop_read(peer, big, 10), 0);
+}
+
+/* ---- who pays for the queues ---- */
+
+static struct charge_book *book;
+static struct charge held;
+
+static void open_charged(uint64_t limit)
+{
+    struct charge_limit limits[CHARGE_KINDS];
+    charge_default_limits(limits);
+    limits[CHARGE_QUEUE_BYTES].per_uid = limit;
+    book = charge_book_new(limits);
+    cr_assert_eq(charge_take(book, &held, 7, CHARGE_QUEUE_BYTES, 0), 0);
+    open_with((struct channel_conf){.held = &held, .out_cap = 64u << 20, .stuck_ns = UINT64_MAX});
+}
+
+static void close_book(void)
+{
+    cr_expect_eq(charge_total(book, CHARGE_QUEUE_BYTES), 0);
+    charge_release(&held);
+    charge_book_free(book);
+}
+
+/* Queues had a cap for each connection and no account: the product of many was for nobody. */
+Test(channel, output_that_waits_is_charged)
+{
+    open_charged(1u << 20);
+    int rc = 0;
+    unsigned sent = 0;
+    for (; rc == 0 && sent < 1000; sent++) {
+        rc = channel_send(ch, bytes_view(big, 65536), -1);
+        cr_assert_leq(charge_balance(book, 7, CHARGE_QUEUE_BYTES), 1u << 20);
+    }
+    cr_expect_eq(rc, ERR_BACKLOG, "nobody reads: %s", err_name(rc));
+    cr_expect_lt(sent, 32);
+    reactor_settle(r);
+    cr_expect_eq(closed, 1);
+    cr_expect_eq(reason, ERR_BACKLOG);
+    close_book();
+}
+
+Test(channel, input_that_waits_is_charged)
+{
+    open_charged(1000);
+    bytes_store32(big, 100000); /* the head of a frame that is too large for the account */
+    cr_assert_eq(write(peer, big, 60000), 60000);
+    reactor_settle(r);
+    cr_expect_eq(frames, 0);
+    cr_expect_eq(closed, 1);
+    cr_expect_eq(reason, ERR_BACKLOG);
+    close_book();
+}
+
+Test(channel, small_queues_are_free)
+{
+    open_charged(0);
+    size_t n = make(big, 4000, 1);
+    for (int i = 0; i < 20; i++) {
+        cr_assert_eq(write(peer, big, n), (ssize_t)n);
+        cr_assert_eq(channel_send(ch, bytes_view(big, n), -1), 0);
+        reactor_settle(r);
+        read_all();
+    }
+    cr_expect_eq(frames, 20);
+    cr_expect_eq(closed, 0);
+    channel_close(ch);
+    closed = 1; /* teardown need not */
+    close_book();
+}
+
+Test(channel, charges_go_with_the_memory)
+{
+    open_charged(1u << 20);
+    cr_assert_eq(channel_send(ch, bytes_view(big, 400000), -1), 0);
+    reactor_settle(r);
+    cr_expect_gt(charge_balance(book, 7, CHARGE_QUEUE_BYTES), 0);
+    for (int i = 0; i < 100; i++) {
+        read_all();
+        reactor_settle(r);
+    }
+    reactor_advance(r, 30 * CHRONO_SEC);
+    cr_expect_eq(charge_balance(book, 7, CHARGE_QUEUE_BYTES), 0, "idle memory is given back");
+    channel_close(ch);
+    closed = 1;
+    close_book();
 }

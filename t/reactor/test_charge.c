@@ -13,6 +13,7 @@ static const struct charge_limit limits[CHARGE_KINDS] = {
     [CHARGE_SMB_BYTES] = {100, UINT64_MAX},
     [CHARGE_BUFFER_BYTES] = {UINT64_MAX, UINT64_MAX},
     [CHARGE_SOURCE_BYTES] = {UINT64_MAX, UINT64_MAX},
+    [CHARGE_QUEUE_BYTES] = {UINT64_MAX, UINT64_MAX},
 };
 
 Test(charge, balances_to_zero)
@@ -90,4 +91,24 @@ Test(charge, an_unbalanced_end_is_an_error_line)
     charge_take(book, &a, 1, CHARGE_SESSIONS, 1);
     charge_book_free(book);
     cr_assert_eq(errors, 1);
+}
+
+Test(charge, grows_and_shrinks_within_the_limits)
+{
+    struct charge_book *book = charge_book_new(limits);
+    struct charge a = {0}, b = {0}, none = {0};
+    cr_assert_eq(charge_take(book, &a, 1, CHARGE_SMB_BYTES, 0), 0);
+    cr_assert_eq(charge_take(book, &b, 1, CHARGE_SMB_BYTES, 30), 0);
+    cr_expect_eq(charge_resize(&a, 70), 0);
+    cr_expect_eq(charge_resize(&a, 71), ERR_QUOTA);
+    cr_expect_eq(charge_balance(book, 1, CHARGE_SMB_BYTES), 100, "as it was");
+    cr_expect_eq(charge_resize(&b, 0), 0);
+    cr_expect_eq(charge_resize(&a, 100), 0);
+    cr_expect_eq(charge_resize(&none, 5), 0);
+    cr_expect_eq(charge_total(book, CHARGE_SMB_BYTES), 100);
+    charge_release(&a);
+    cr_expect_eq(charge_resize(&a, 5), 0, "one that was given back pays for nothing");
+    cr_expect_eq(charge_total(book, CHARGE_SMB_BYTES), 0);
+    charge_release(&b);
+    charge_book_free(book);
 }

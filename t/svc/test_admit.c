@@ -308,6 +308,7 @@ Test(admit, buffer_bytes_per_uid)
         [CHARGE_SMB_BYTES] = {1u << 30, UINT64_MAX},
         [CHARGE_BUFFER_BYTES] = {1u << 20, UINT64_MAX},
         [CHARGE_SOURCE_BYTES] = {1u << 20, UINT64_MAX},
+        [CHARGE_QUEUE_BYTES] = {UINT64_MAX, UINT64_MAX},
     };
     world_free(w);
     w = world_new_limited(limits);

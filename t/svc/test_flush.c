@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "protos/fieldnum.h"
+#include "svc/messages.h"
+#include "svc/session_types.h"
 #include "t/svc/world.h"
 
 static struct world *w;
@@ -352,4 +354,31 @@ Test(flush, R93_too_many)
     cr_expect_not(c->replied);
     cons_flush_begin(c, 1000, 0);
     cr_expect(c->replied && !c->reply_ok, "more than 1000 are pending");
+}
+
+/* A session may have a thousand flushes pending, each with thousands of producers to wait for. */
+Test(flush, what_waits_for_producers_is_charged)
+{
+    struct charge_limit limits[CHARGE_KINDS];
+    charge_default_limits(limits);
+    limits[CHARGE_QUEUE_BYTES].per_uid = 10 * sizeof(struct session_flush);
+    world_free(w);
+    w = world_new_limited(limits);
+    struct charge_book *book = service_charges(w->svc);
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    p->mute = true;
+    cons_enable(c, quiet("ds"));
+    int n = 0;
+    do
+        cons_flush_begin(c, 1000, 0);
+    while (!c->replied && ++n < 20);
+    cr_expect_eq(n, 9, "ten, and what they wait for, are too many: %d", n);
+    cr_expect(c->replied && !c->reply_ok, "a refusal");
+    cr_expect_gt(charge_balance(book, 1, CHARGE_QUEUE_BYTES), 0);
+    prod_ack_flush(p, UINT64_MAX);
+    cr_expect_eq(charge_balance(book, 1, CHARGE_QUEUE_BYTES), 0);
+    cons_flush_begin(c, 1000, 0);
+    cr_expect_not(c->replied, "there is room again");
 }

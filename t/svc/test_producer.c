@@ -541,6 +541,7 @@ Test(producer, smb_bytes_per_uid)
         [CHARGE_SMB_BYTES] = {300u << 10, UINT64_MAX},
         [CHARGE_BUFFER_BYTES] = {1u << 30, UINT64_MAX},
         [CHARGE_SOURCE_BYTES] = {1u << 20, UINT64_MAX},
+        [CHARGE_QUEUE_BYTES] = {UINT64_MAX, UINT64_MAX},
     };
     world_free(w);
     w = world_new_limited(limits);

@@ -239,6 +239,36 @@ def _():
         p.close()
 
 
+@tap.case("--limit-queues: many consumers of one user that do not read share one account")
+def _():
+    with peer.World("--limit-queues", "6M") as w:
+        p, c = w.producer("fat", ["s%d" % n + "x" * 30000 for n in range(60)]), w.consumer()
+        p.ask("Sync")
+        before = w.memory_kb()
+        deaf = []
+        for n in range(30):  # each could hold 1 MB of answers and more
+            d = w.consumer()
+            d.ask("QueryCapabilities")
+            d.deaf = True
+            d.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.append(d)
+        query = peer.frame(77, 5, pb.put(1, c.service_id) + pb.put(2, c.methods["QueryServiceState"]))
+        for _ in range(30):
+            for d in deaf:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
+                    d.sock.sendmsg([query], [], socket.MSG_DONTWAIT)
+            c.ask("QueryCapabilities")  # small answers are free
+        w.until("a connection to be dropped", lambda: any("--limit-queues" in x for x in w.stack.log_of(w.traced).split("\n")))
+        grown = w.grown_kb(before)
+        print(f"# memory grew by {grown} KB")
+        tap.expect(grown < 20 << 10, f"memory grew by {grown} KB beside a limit of 6 MB")
+        queued = next(x for x in w.report() if x.startswith("charged:"))
+        tap.expect(" queued bytes" in queued, queued)
+        c.ask("QueryCapabilities")
+        w.close_all()
+        w.until_uncharged()
+
+
 @tap.case("a pipe as output that nobody empties")
 def _():
     with beside(smb_kb=(8 << 10) + 256) as (w, b):
