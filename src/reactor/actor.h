@@ -55,8 +55,8 @@ struct actor {
 int actor_init(struct actor *a, struct reactor *r, const char *name, const struct actor_ops *ops,
                const struct mailbox_limits *limits);
 
-/* From its own handler: what waits for it waits for the next tick. For handlers that have just taken
- * as long as a slice may. */
+/* From its own handler: what waits for it waits for the next tick. For handlers that have just
+ * taken as long as a slice may. */
 void actor_yield(struct actor *a);
 
 /* Marks it dead; harmless when it is already. May be called from its own handler. The container

@@ -39,6 +39,9 @@
 /* Tables of zstd from its level 4 on, as powers of two: what a batch of 1 MiB has use for. */
 enum { BIG_TABLES_LEVEL = 4, WINDOW_LOG = 20, HASH_LOG = 17, CHAIN_LOG = 17 };
 
+/* How hard it searches, from the level on where a lump of any size could take long. */
+enum { HARD_LEVEL = 16, SEARCH_LOG = 4, TARGET_LENGTH = 128 };
+
 struct compress {
     enum compress_codec codec;
     z_stream zlib;
@@ -69,7 +72,7 @@ static size_t zstd_lump(int level)
     static const struct {
         int up_to;
         size_t bytes;
-    } lumps[] = {{3, 64u << 10}, {6, 32u << 10}, {9, 16u << 10}, {12, 8u << 10}, {15, 4u << 10}};
+    } lumps[] = {{3, 64u << 10}, {6, 32u << 10}, {9, 16u << 10}, {12, 8u << 10}};
     for (size_t i = 0; i < sizeof(lumps) / sizeof(*lumps); i++) {
         if (level <= lumps[i].up_to)
             return lumps[i].bytes;
@@ -93,6 +96,10 @@ static int zstd_open(struct compress *c, int level)
         ZSTD_CCtx_setParameter(c->zstd, ZSTD_c_windowLog, WINDOW_LOG);
         ZSTD_CCtx_setParameter(c->zstd, ZSTD_c_hashLog, HASH_LOG);
         ZSTD_CCtx_setParameter(c->zstd, ZSTD_c_chainLog, CHAIN_LOG);
+    }
+    if (level >= HARD_LEVEL) {
+        ZSTD_CCtx_setParameter(c->zstd, ZSTD_c_searchLog, SEARCH_LOG);
+        ZSTD_CCtx_setParameter(c->zstd, ZSTD_c_targetLength, TARGET_LENGTH);
     }
     c->lump = zstd_lump(level);
     return 0;

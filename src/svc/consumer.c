@@ -17,13 +17,16 @@
 
 #include "protos/fieldnum.h"
 #include "reactor/alloc.h"
+#include "reactor/chrono.h"
+#include "reactor/defaults.h"
 #include "reactor/err.h"
 #include "reactor/log.h"
 #include "svc/service_int.h"
 #include "svc/session_int.h"
 #include "svc/statequery.h"
 
-#define READ_BATCH 32768 /* bytes, R103 */
+#define READ_BATCH   32768                         /* bytes, R103 */
+#define READ_LONG_NS (DEFAULTS_TASK_BUDGET_NS / 4) /* after such a step others have their turn */
 
 /* Largest result message that still fits a frame with its envelope (ipc.md R30). */
 #define REPLY_MAX 130944
@@ -293,8 +296,9 @@ static void read_step(struct consumer *c)
         c->read_waits = true;
         return;
     }
+    uint64_t begun = chrono_mono_ns();
     int err = session_read_batch(s, READ_BATCH, &r.base, &more);
-    if (session_read_is_long(s))
+    if (session_read_is_long(s) || chrono_mono_ns() - begun > READ_LONG_NS)
         actor_yield(&c->actor);
     if (err)
         log_debug("consumer pid %d: a read ends early: %s", (int)c->pid, err_text(err));

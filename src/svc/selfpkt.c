@@ -288,12 +288,10 @@ void selfpkt_concurrent_session(struct bytesbuf *out, const struct selfpkt_concu
 
 /* ---- trace_stats ---- */
 
-void selfpkt_trace_stats(struct bytesbuf *out, const struct selfpkt_stats *s)
+size_t selfpkt_trace_stats(struct bytesbuf *out)
 {
     put_head(out, WITH_CLOCK | WITH_MACHINE);
-    size_t body = bytesbuf_pb_begin(out, PBF_TracePacket_trace_stats);
-    selfpkt_stats_message(out, s);
-    bytesbuf_pb_end(out, body);
+    return bytesbuf_pb_begin(out, PBF_TracePacket_trace_stats);
 }
 
 /* ---- protovms ---- */

@@ -143,8 +143,21 @@ struct selfpkt_stats {
 /* Appends the TraceStats message alone: the answer of GetTraceStats. */
 void selfpkt_stats_message(struct bytesbuf *out, const struct selfpkt_stats *s);
 
-/* Appends it as a packet. */
-void selfpkt_trace_stats(struct bytesbuf *out, const struct selfpkt_stats *s);
+/* The same in steps, for tens of thousands of writers: begin, some until it says false, end. What s
+ * says may be collected anew for each. */
+struct selfpkt_writers {
+    size_t start, before, defined; /* places in out */
+    size_t buffer;
+    uint32_t cursor; /* of tbuf_next_writer */
+};
+void selfpkt_stats_begin(struct selfpkt_writers *w, struct bytesbuf *out,
+                         const struct selfpkt_stats *s);
+bool selfpkt_stats_some(struct selfpkt_writers *w, struct bytesbuf *out,
+                        const struct selfpkt_stats *s, unsigned n); /* n writers at most */
+void selfpkt_stats_end(const struct selfpkt_writers *w, struct bytesbuf *out);
+
+/* Opens the packet whose message they append; bytesbuf_pb_end ends it. */
+size_t selfpkt_trace_stats(struct bytesbuf *out);
 
 /* ---- who signs ---- */
 

@@ -7,6 +7,8 @@
  */
 #include "svc/selfpkt.h"
 
+#include <limits.h>
+
 #include "protos/fieldnum.h"
 #include "svc/tbuf.h"
 
@@ -74,36 +76,41 @@ static void put_writer(struct bytesbuf *out, const struct selfpkt_stats *s, uint
     bytesbuf_pb_end(out, body);
 }
 
-/* False when the limit was reached: the entry that passed it is taken back. */
-static bool put_writers_of(struct bytesbuf *out, const struct selfpkt_stats *s, uint32_t buffer,
-                           size_t start)
+bool selfpkt_stats_some(struct selfpkt_writers *w, struct bytesbuf *out,
+                        const struct selfpkt_stats *s, unsigned n)
 {
-    uint32_t cursor = 0;
-    struct tbuf_writer w;
-    while (tbuf_next_writer(s->buffers[buffer], &cursor, &w)) {
+    struct tbuf_writer writer;
+    while (s->histograms && w->buffer < s->nbuffers) {
+        if (n-- == 0)
+            return true;
+        if (!tbuf_next_writer(s->buffers[w->buffer], &w->cursor, &writer)) {
+            w->buffer++;
+            w->cursor = 0;
+            continue;
+        }
         size_t before = out->n;
-        put_writer(out, s, buffer, &w);
-        if (out->failed || out->n - start > s->max_size) {
-            out->n = before;
+        put_writer(out, s, (uint32_t)w->buffer, &writer);
+        if (out->failed || out->n - w->start > s->max_size) {
+            out->n = before; /* the entry that passed the limit is taken back */
             return false;
         }
     }
-    return true;
+    return false;
 }
 
 /* The bucket bounds come before the writers and only when there is one (field 17). */
-static void put_writers(struct bytesbuf *out, const struct selfpkt_stats *s, size_t start)
+static void put_bounds(struct selfpkt_writers *w, struct bytesbuf *out)
 {
-    size_t before = out->n;
+    w->before = out->n;
     for (size_t i = 0; i < TBUF_HIST_BUCKETS - 1; i++)
         bytesbuf_pb_varint(out, PBF_TraceStats_chunk_payload_histogram_def, tbuf_hist_bounds[i]);
-    size_t defined = out->n;
-    for (size_t i = 0; i < s->nbuffers; i++) {
-        if (!put_writers_of(out, s, (uint32_t)i, start))
-            break;
-    }
-    if (out->n == defined)
-        out->n = before;
+    w->defined = out->n;
+}
+
+void selfpkt_stats_end(const struct selfpkt_writers *w, struct bytesbuf *out)
+{
+    if (out->n == w->defined)
+        out->n = w->before;
 }
 
 static void put_filter(struct bytesbuf *out, const struct filter_stats *f)
@@ -120,9 +127,10 @@ static void put_filter(struct bytesbuf *out, const struct filter_stats *f)
     bytesbuf_pb_end(out, body);
 }
 
-void selfpkt_stats_message(struct bytesbuf *out, const struct selfpkt_stats *s)
+void selfpkt_stats_begin(struct selfpkt_writers *w, struct bytesbuf *out,
+                         const struct selfpkt_stats *s)
 {
-    size_t start = out->n;
+    *w = (struct selfpkt_writers){.start = out->n};
     for (size_t i = 0; i < s->nbuffers; i++)
         put_buffer(out, s->buffers[i]);
     bytesbuf_pb_varint(out, PBF_TraceStats_producers_connected, s->producers_connected);
@@ -140,6 +148,14 @@ void selfpkt_stats_message(struct bytesbuf *out, const struct selfpkt_stats *s)
     bytesbuf_pb_varint(out, PBF_TraceStats_flushes_succeeded, s->flushes_succeeded);
     bytesbuf_pb_varint(out, PBF_TraceStats_flushes_failed, s->flushes_failed);
     bytesbuf_pb_varint(out, PBF_TraceStats_final_flush_outcome, s->final_flush_outcome);
-    if (s->histograms)
-        put_writers(out, s, start);
+    put_bounds(w, out);
+}
+
+void selfpkt_stats_message(struct bytesbuf *out, const struct selfpkt_stats *s)
+{
+    struct selfpkt_writers w;
+    selfpkt_stats_begin(&w, out, s);
+    while (selfpkt_stats_some(&w, out, s, UINT_MAX))
+        continue;
+    selfpkt_stats_end(&w, out);
 }

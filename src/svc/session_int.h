@@ -148,6 +148,12 @@ struct session_batch {
     size_t trailers; /* bytes of session.trailers in use */
 };
 
+/* ---- session_own ---- */
+void session_own_begin(struct session *s); /* a new batch */
+bool session_own_build(struct session *s); /* R107.1-15 into scratch; true: call again */
+void session_own_end(struct session *s);   /* R107.17 into ending */
+bool session_own_stats(struct session *s); /* R107.18 into stats; true: call again */
+
 /* ---- session_pipe ---- */
 void session_pipe_begin(struct session_batch *b);       /* first in the call */
 bool session_pipe_spent(const struct session_batch *b); /* the call's work or time */

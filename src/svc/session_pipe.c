@@ -25,7 +25,7 @@
 
 #define WORK  (UINT64_C(1) << 18) /* of one call */
 #define LOOK  (UINT64_C(1) << 15) /* between two looks at the clock; a lump of compression */
-#define PIECE (256u << 10)        /* compressed bytes handed out per call */
+#define PIECE (256u << 10)        /* bytes of one packet handed on per call */
 
 void session_pipe_begin(struct session_batch *b)
 {
@@ -34,7 +34,7 @@ void session_pipe_begin(struct session_batch *b)
     b->work = WORK;
     if (b->limited)
         b->end_ns = chrono_mono_ns() + DEFAULTS_TASK_BUDGET_NS;
-    if (s->filter && !s->pipe.filtering)
+    if (s->filter && !session_pipe_busy(s))
         filter_begin(s->filter);
     if (s->compress) {
         b->size = s->pipe.batch;
@@ -132,9 +132,32 @@ static int compress_packet(struct session_batch *b, const struct packet *pkt, bo
     return err;
 }
 
+/* Hands on the next piece. */
+static int send_rest(struct session_batch *b)
+{
+    struct session_pipe *p = &b->s->pipe;
+    struct iovec part = {(uint8_t *)(uintptr_t)p->rest.p, p->rest.n < PIECE ? p->rest.n : PIECE};
+    const struct packet pkt = {.parts = &part,
+                               .nparts = 1,
+                               .size = part.iov_len,
+                               .buffer = p->buffer,
+                               .continues = p->rest.p != p->whole.p,
+                               .follows = p->rest.n - part.iov_len};
+    p->rest = bytes_view(p->rest.p + part.iov_len, pkt.follows);
+    b->later = pkt.follows > 0;
+    return packet_put(b->sink, &pkt);
+}
+
 static int put_on(struct session_batch *b, const struct packet *pkt, bool stays)
 {
-    return b->s->compress ? compress_packet(b, pkt, stays) : packet_put(b->sink, pkt);
+    struct session_pipe *p = &b->s->pipe;
+    if (b->s->compress)
+        return compress_packet(b, pkt, stays);
+    if (!stays || pkt->nparts != 1 || pkt->size <= PIECE)
+        return packet_put(b->sink, pkt);
+    p->rest = p->whole = bytes_view(pkt->parts[0].iov_base, pkt->size);
+    p->buffer = pkt->buffer;
+    return send_rest(b);
 }
 
 /* ---- filter ---- */
@@ -186,7 +209,7 @@ int session_pipe_put_raw(struct session_batch *b, const struct packet *pkt)
 int session_pipe_resume(struct session_batch *b)
 {
     struct session_pipe *p = &b->s->pipe;
-    int err = p->rest.n > 0 ? feed_rest(b) : 0;
+    int err = p->rest.n == 0 ? 0 : b->s->compress ? feed_rest(b) : send_rest(b);
     return !err && p->filtering ? filter_on(b) : err;
 }
 
@@ -222,6 +245,8 @@ void session_pipe_rewind(struct session *s)
 {
     if (s->compress)
         compress_rewind(s->compress);
+    else if (s->pipe.rest.n > 0)
+        s->pipe.rest = s->pipe.whole;
 }
 
 void session_pipe_abandon(struct session *s)

@@ -86,15 +86,36 @@ struct session_large {
 
 /* A packet that is at work in filter or compression (svc/session_pipe). */
 struct session_pipe {
-    bool filtering;         /* the filter has one */
-    struct bytes_view rest; /* of one that is being compressed */
-    uint8_t *copy;          /* own: rest, when its bytes could not stay where they were */
+    bool filtering;          /* the filter has one */
+    struct bytes_view rest;  /* of one that is being compressed, or handed on in pieces */
+    struct bytes_view whole; /* of one that is handed on: all of it */
+    int buffer;              /* and where it is from */
+    uint8_t *copy;           /* own: rest, when its bytes could not stay where they were */
     size_t copy_size;
     size_t batch; /* bytes of the packets of the compressed batch so far */
 };
 
 /* Where a read stands between two calls (svc/session_read). */
-enum session_read_stage { READ_BEGIN, READ_OWN, READ_BUFFERS, READ_ENDING, READ_STATS, READ_END };
+enum session_read_stage {
+    READ_BEGIN,
+    READ_BUILD, /* our own packets are being built */
+    READ_OWN,
+    READ_BUFFERS,
+    READ_ENDING,
+    READ_STATS, /* the statistics are being built */
+    READ_END
+};
+
+/* Our own packets in the making (svc/session_own). */
+struct session_own {
+    enum { OWN_HEAD, OWN_PROVENANCE, OWN_TAIL } step;
+    size_t packet; /* place of the one that is open */
+    size_t buffer; /* of the provenance: config index, and where in it */
+    uint32_t cursor;
+    struct selfpkt_provenance provenance;
+    bool counting; /* the statistics are open */
+    struct selfpkt_writers writers;
+};
 
 /* Called once when a flush is over. s is NULL when the session has gone. */
 typedef void session_flush_done(void *arg, struct session *s, uint64_t cookie, bool ok);
@@ -198,6 +219,7 @@ struct session {
     uint32_t last_sequence;
     uint64_t invalid_packets;
     enum session_read_stage stage;
+    struct session_own own;
     size_t own_at;              /* in scratch or ending: the next packet */
     struct session_large large; /* svc/session_large */
     struct session_pipe pipe;   /* svc/session_pipe */

@@ -128,13 +128,9 @@ struct tbuf_seqtab {
 /* Sizes the table for a ring of `ring_size` bytes (spec/trace_buffer.md 22.2). 0 or -ENOMEM. */
 int tbuf_seqtab_init(struct tbuf_seqtab *t, uint64_t ring_size);
 void tbuf_seqtab_fini(struct tbuf_seqtab *t);
-
-/* Gives back some of the table's memory; false when there is no more. Only before
- * tbuf_seqtab_fini. */
-bool tbuf_seqtab_release(struct tbuf_seqtab *t);
+bool tbuf_seqtab_release(struct tbuf_seqtab *t); /* before fini: some of it; false: no more */
 
 /* ---- a copy of a table as it is now, made piece by piece while the table goes on ---- */
-
 /* What the copy has of a sequence is right once the sequence was kept, and a sequence is kept
  * before it first changes. Order lists are not copied but made again from the records, each of
  * which is given to tbuf_seqcopy_add(), oldest first; only lists with tombs are copied whole. The

@@ -98,6 +98,9 @@ static void post_commit(struct prod *p, uint32_t chunk)
  * of prefault, not in those in which chunks are copied. */
 Test(drain, a_flood_does_not_pay_for_its_first_lap)
 {
+#ifdef __SANITIZE_ADDRESS__
+    cr_skip_test("memory of the sanitizer faults, too");
+#endif
     enum { SIZE_KB = 24 << 10 }; /* below the size that asks for huge pages */
     struct world *w = world_new();
     struct prod *p = prod_new(w, "prod", 1000);

@@ -281,6 +281,8 @@ static void read_all(struct cons *c, struct session *s, struct list_of *out, con
     struct msg_request m = {.cookie = ++c->cookie};
     c->read_done = false;
     c->batches = 0;
+    for (size_t i = 0; i < c->npkts; i++)
+        free(c->pkts[i].p);
     c->npkts = 0;
     reading = s;
     most = 0;
@@ -418,6 +420,45 @@ Test(pipe, R107_own_packets_in_steps)
     cr_expect_eq(stats, 1);
     cr_expect_eq(uuids, 1, "what comes behind the config");
     cr_expect_gt(c->batches, 4);
+    free_list(&none);
+}
+
+/* Tens of thousands of writers: provenance and statistics are built some at a time, and leave in
+ * pieces. */
+Test(pipe, R119_R225_many_writers)
+{
+    enum { WRITERS = 30000 };
+    struct cons *c = cons_new(w, 1);
+    cfg_begin(&w->cfg);
+    cfg_buffer(&w->cfg, 32 << 10);
+    cr_assert(cons_enable(c, &w->cfg));
+    struct session *s = service_session(w->svc, 1);
+    for (uint32_t i = 1; i <= WRITERS; i++) {
+        const uint8_t payload[] = {3, 0xA0, 0x1F, 1};
+        struct tbuf_chunk_in in = {.producer_id = 1,
+                                   .writer_id = (uint16_t)i,
+                                   .num_fragments = 1,
+                                   .complete = true,
+                                   .payload = payload,
+                                   .payload_size = sizeof(payload)};
+        cr_assert_eq(tbuf_copy_chunk(s->buffers[0].tb, &in), TBUF_STORED);
+    }
+    struct list_of none = {0};
+    read_all(c, s, &none, &(struct way){0});
+    cr_expect_eq(none.n, WRITERS, "%zu packets", none.n);
+    size_t sequences = 0, writers = 0;
+    for (size_t i = 0; i < c->npkts; i++) {
+        const struct pkt *p = &c->pkts[i];
+        struct bytes_view v = msg_part(p->p, p->n, PBF_TracePacket_trace_provenance, 0);
+        struct bytes_view b = msg_part(v.p, v.n, PBF_TraceProvenance_buffers, 0);
+        sequences += msg_fields(b.p, b.n, PBF_TraceProvenance_Buffer_sequences);
+        v = msg_part(p->p, p->n, PBF_TracePacket_trace_stats, 0);
+        writers += msg_fields(v.p, v.n, PBF_TraceStats_writer_stats);
+    }
+    cr_expect_eq(sequences, WRITERS);
+    cr_expect_eq(writers, WRITERS);
+    cr_expect_geq(c->pieces, 3, "%u pieces of the two packets", c->pieces);
+    cr_expect_gt(c->batches, 2 * (WRITERS / 1024));
     free_list(&none);
 }
 

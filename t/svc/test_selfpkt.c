@@ -273,7 +273,9 @@ Test(selfpkt, R225_all_scalars_are_there)
     s.flushes_failed = 12;
     s.final_flush_outcome = 2;
     s.producers_seen = 21;
-    selfpkt_trace_stats(&out, &s);
+    size_t packet = selfpkt_trace_stats(&out);
+    selfpkt_stats_message(&out, &s);
+    bytesbuf_pb_end(&out, packet);
     expect("3=UID 10=1 58=6 35{2=1 3=21 4=2 5=6 6=3 7=4 8=7 9=8 10=9 12=10 13=11 14=12 15=2}");
 }
 
@@ -296,6 +298,18 @@ Test(selfpkt, section_13_buffers_and_writers)
                               .histograms = true,
                               .sequence_id = sequence_of};
     selfpkt_stats_message(&out, &s);
+    struct bytesbuf steps; /* a writer at a time: the same */
+    struct selfpkt_writers w;
+    unsigned calls = 1;
+    bytesbuf_init(&steps, 1u << 20);
+    selfpkt_stats_begin(&w, &steps, &s);
+    while (selfpkt_stats_some(&w, &steps, &s, 1))
+        calls++;
+    selfpkt_stats_end(&w, &steps);
+    cr_expect_gt(calls, 2);
+    cr_assert_eq(steps.n, out.n);
+    cr_expect_arr_eq(steps.p, out.p, out.n);
+    bytesbuf_fini(&steps);
     struct bytes_cur cur = bytes_cur(bytesbuf_view(&out));
     struct bytes_field f, writer = {0}, size;
     unsigned buffers = 0, bounds = 0, writers = 0;
