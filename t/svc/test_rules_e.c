@@ -636,3 +636,150 @@ Test(rules_e, R232_R234_connections_of_one_machine_are_told_apart)
         service_relay_gone(w->svc, 9, 1);
     }
 }
+
+/* ---- fields of a config ---- */
+
+Test(rules_e, R39_which_policy_stops_when_full)
+{
+    static const uint32_t policies[] = {0, 1, 2, 3};
+    char text[90];
+    memset(text, 'x', sizeof(text) - 1);
+    text[sizeof(text) - 1] = '\0';
+    for (size_t i = 0; i < 4; i++) {
+        struct prod *p = prod_new(w, "p", 1);
+        struct cons *c = cons_new(w, 1);
+        prod_register(p, "ds", 0);
+        cfg_begin(&w->cfg);
+        size_t m = bytesbuf_pb_begin(&w->cfg, PBF_TraceConfig_buffers);
+        bytesbuf_pb_varint(&w->cfg, PBF_TraceConfig_BufferConfig_size_kb, 4);
+        bytesbuf_pb_varint(&w->cfg, PBF_TraceConfig_BufferConfig_fill_policy, policies[i]);
+        bytesbuf_pb_end(&w->cfg, m);
+        cfg_source(&w->cfg, "ds", 0);
+        cons_enable(c, &w->cfg);
+        prod_put(p, 1, "first");
+        for (int k = 0; k < 60; k++)
+            prod_put(p, 1, text);
+        prod_put(p, 1, "last");
+        cons_read(c);
+        cr_expect_eq(cons_has(c, "first"), policies[i] == 2, "policy %u", policies[i]);
+        cr_expect_eq(cons_has(c, "last"), policies[i] != 2, "policy %u", policies[i]);
+        cons_bye(c);
+        prod_bye(p);
+    }
+}
+
+Test(rules_e, R153_a_legacy_codec_that_is_not_known_is_none)
+{
+    struct cons *c = cons_new(w, 1);
+    plain(NULL);
+    cons_enable(c, with(PBF_TraceConfig_compression_type, 2));
+    cons_read(c);
+    cr_expect_eq(cons_count(c, PBF_TracePacket_compressed_packets), 0);
+    cr_expect_gt(cons_count(c, PBF_TracePacket_trace_uuid), 0);
+}
+
+Test(rules_e, V3_guardrails_shorten_the_wait_for_a_trigger)
+{
+    struct cons *c = cons_new(w, 1);
+    for (int guarded = 0; guarded < 2; guarded++) {
+        plain(NULL);
+        cfg_trigger_mode(&w->cfg, START, 86400001);
+        cr_expect_eq(
+            cons_enable(c, with(PBF_TraceConfig_enable_extra_guardrails, (uint64_t)guarded)),
+            !guarded);
+        cons_ask(c, MSG_C_FREE);
+    }
+}
+
+Test(rules_e, R11_a_lockdown_that_is_not_spoken_of_stays)
+{
+    struct cons *c = cons_new(w, 1);
+    static const struct {
+        uint32_t mode;
+        bool let_in;
+    } rows[] = {{2, false}, {0, false}, {9, false}, {1, true}, {0, true}};
+    for (size_t i = 0; i < 5; i++) {
+        plain(NULL);
+        cons_enable(c, with(PBF_TraceConfig_lockdown_mode, rows[i].mode));
+        cons_ask(c, MSG_C_FREE);
+        struct prod *p = prod_new(w, "stranger", (uint32_t)geteuid() + 1);
+        cr_expect_eq(p != NULL, rows[i].let_in, "row %zu", i);
+    }
+}
+
+/* ---- more of clones and timers ---- */
+
+Test(rules_e, R37_timers_of_a_session_that_stops)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1);
+    prod_register(p, "ds", DS_NOTIFY_STOP | DS_CLEARS);
+    plain("ds");
+    size_t m = bytesbuf_pb_begin(&w->cfg, PBF_TraceConfig_incremental_state_config);
+    bytesbuf_pb_varint(&w->cfg, PBF_TraceConfig_IncrementalStateConfig_clear_period_ms, 100);
+    bytesbuf_pb_end(&w->cfg, m);
+    cons_enable(c, with(PBF_TraceConfig_flush_period_ms, 100));
+    world_advance_ms(w, 100);
+    cr_expect_eq(prod_count(p, MSG_PP_CLEAR), 1);
+    cr_expect_eq(prod_count(p, MSG_PP_FLUSH), 1);
+    cons_ask(c, MSG_C_DISABLE);
+    cons_read(c);
+    world_advance_ms(w, 1000);
+    cr_expect_not(c->disabled, "the ack is missing");
+    cr_expect_eq(prod_count(p, MSG_PP_CLEAR), 1);
+    cons_read(c);
+    cr_expect_eq(cons_events(c, PBF_TracingServiceEvent_flush_started), 0);
+}
+
+Test(rules_e, R135_what_was_before_is_sorted_by_time)
+{
+    struct cons *a = cons_new(w, 1), *b = cons_new(w, 1), *c = cons_new(w, 1);
+    cons_enable(a, plain(NULL));
+    world_advance_ms(w, 1);
+    cons_enable(b, plain(NULL));
+    world_advance_ms(w, 1);
+    cons_ask(a, MSG_C_DISABLE);
+    world_advance_ms(w, 1);
+    plain(NULL);
+    builtin(PBF_TraceConfig_BuiltinDataSource_enable_concurrent_session_events, 1);
+    cons_enable(c, &w->cfg);
+    cons_read(c);
+    for (size_t i = 0; i < 2; i++)
+        cr_expect_eq(pkt_sub(cons_pkt(c, PBF_TracePacket_concurrent_session_event, i),
+                             PBF_TracePacket_concurrent_session_event,
+                             PBF_ConcurrentSessionEvent_session_id, 0),
+                     2 - i, "b started before a ended");
+}
+
+Test(rules_e, R182_R205_R218_what_a_clone_takes_along)
+{
+    struct prod *p = prod_new(w, "p", 1);
+    struct cons *c = cons_new(w, 1), *d = cons_new(w, 1), *k = cons_new(w, 1);
+    prod_register(p, "ds", 0);
+    plain("ds");
+    cfg_trigger_mode(&w->cfg, START, 60000);
+    cfg_trigger(&w->cfg, "t", NULL, 0, 0, 0);
+    cons_enable(c, &w->cfg);
+    prod_trigger(p, "t");
+    cons_read(c);
+    cr_expect_eq(cons_count(c, PBF_TracePacket_trigger), 1);
+    cr_assert(clone_of(k, 1));
+    cons_read(k);
+    cr_expect_eq(cons_count(k, PBF_TracePacket_trigger), 1, "though the source told of it already");
+    cons_bye(k);
+    cons_ask(c, MSG_C_FREE);
+    uint64_t began = chrono_real_ns();
+    cons_enable(d, plain(NULL));
+    world_advance_ms(w, 500);
+    k = cons_new(w, 1);
+    cr_assert(clone_of(k, 3));
+    cons_bye(d);
+    struct bytes_view s = only_session(k);
+    cr_expect_eq(msg_num(s.p, s.n, PBF_TracingServiceState_TracingSession_start_realtime_ns, 0),
+                 began);
+    cons_read(k);
+    const struct pkt *first = cons_pkt(k, PBF_TracePacket_clock_snapshot, 0);
+    struct bytes_view v = msg_part(first->p, first->n, PBF_TracePacket_clock_snapshot, 0);
+    v = msg_part(v.p, v.n, PBF_ClockSnapshot_clocks, 3);
+    cr_expect_eq(msg_num(v.p, v.n, PBF_ClockSnapshot_Clock_timestamp, 0), began);
+}

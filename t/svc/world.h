@@ -166,6 +166,7 @@ struct cons {
     /* last reply of anything else */
     uint64_t reply_cookie;
     bool reply_ok, replied;
+    unsigned nheard, disabled_at, replied_at; /* which of all answers these were */
     struct bytesbuf reply; /* body, parts one after the other */
     unsigned reply_parts;
     bool reply_more;

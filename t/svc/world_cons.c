@@ -41,7 +41,9 @@ static void cons_handle(struct actor *a, struct mailbox_msg *m)
     const struct msg_reply *r = (const struct msg_reply *)(const void *)m->data;
     if (m->kind != MSG_CP_REPLY)
         return;
+    c->nheard++;
     if (r->cookie == c->enable_cookie) {
+        c->disabled_at = c->nheard;
         hear_enable(c, r);
     } else if (r->cookie == c->observe_cookie) {
         struct bytes_view e = msg_part(r->body.p, r->body.n, PBF_ObserveEventsResponse_events, 0);
@@ -51,6 +53,7 @@ static void cons_handle(struct actor *a, struct mailbox_msg *m)
     } else if (r->cookie == c->reply_cookie) {
         c->reply_ok = r->ok;
         c->replied = !r->more;
+        c->replied_at = c->nheard;
         c->reply_parts++;
         bytesbuf_put(&c->reply, r->body.p, r->body.n);
     }
