@@ -110,7 +110,7 @@ static void on_reply(struct consconn *c, struct mailbox_msg *m)
         return;
     }
     int err = mailbox_push(&c->backlog, m->to, m->from, m->kind, m->data, m->size);
-    memset(m->data, 0, m->size); /* taken, whatever the result */
+    msg_forget(m); /* taken, whatever the result */
     if (err)
         rpc_conn_close(conn, ERR_STALLED);
     else

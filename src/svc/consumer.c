@@ -643,7 +643,7 @@ static void handle(struct actor *a, struct mailbox_msg *m)
     }
     if (!waits_for_nothing(m->kind) && (mailbox_count(&c->queue) > 0 || busy(c))) {
         int err = mailbox_push(&c->queue, m->to, m->from, m->kind, m->data, m->size);
-        memset(m->data, 0, m->size); /* the queue owns it now, whatever the result */
+        msg_forget(m); /* the queue owns it now, whatever the result */
         if (err && m->kind == MSG_C_BYE)
             on_bye(c, m->data);
         else if (err)

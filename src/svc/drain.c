@@ -415,7 +415,7 @@ static void take_at_once(struct producer *p, struct mailbox_msg *m)
 {
     struct task_budget first = task_at_once(p->svc->reactor);
     p->work.msg = *m;
-    memset(m->data, 0, m->size); /* taken */
+    msg_forget(m); /* taken */
     work_begin(p);
     if (!work_on(p, &first))
         enqueue(p);
@@ -437,7 +437,7 @@ void drain_push(struct producer *p, struct mailbox_msg *m)
     if (m->kind == MSG_P_BYE)
         p->gone = true;
     int err = mailbox_push(&p->queue, m->to, m->from, m->kind, m->data, m->size);
-    memset(m->data, 0, m->size); /* the queue owns it now, whatever the result */
+    msg_forget(m); /* the queue owns it now, whatever the result */
     if (err && m->kind == MSG_P_BYE) {
         producer_destroy(p);
         return;

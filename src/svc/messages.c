@@ -123,6 +123,15 @@ MSG_TABLE(MSG_X)
 
 const struct mailbox_table msg_table = {kinds, MSG_KINDS};
 
+void msg_forget(struct mailbox_msg *m)
+{
+    memset(m->data, 0, m->size);
+    if (m->kind == MSG_PP_SETUP_TRACING)
+        ((struct msg_shmem *)(void *)m->data)->fd = -1;
+    else if (m->kind == MSG_C_ENABLE || m->kind == MSG_C_CLONE)
+        ((struct msg_enable *)(void *)m->data)->fd = -1;
+}
+
 int msg_body_copy(struct msg_body *body, const void *p, size_t n)
 {
     struct msg_body b = {NULL, 0};

@@ -184,6 +184,10 @@ struct msg_ack {
 /* For reactor_opts.table: names, sizes, what to free, what it weighs. */
 extern const struct mailbox_table msg_table;
 
+/* For who has handed a message's payload on: what is left of it owns nothing, and a descriptor in
+ * it is -1, not 0. */
+void msg_forget(struct mailbox_msg *m);
+
 /* A body holding a copy of n bytes. 0 or -ENOMEM. */
 int msg_body_copy(struct msg_body *body, const void *p, size_t n);
 

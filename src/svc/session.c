@@ -349,6 +349,10 @@ int session_enable(struct consumer *c, struct tracecfg *cfg, int fd, struct file
     why[0] = '\0';
     apply_lockdown(c->svc, cfg);
     int err = check(c, cfg, file != NULL, &filter, why, whylen);
+    if (!err && c->svc->ending) { /* requests may have waited; nobody would end this one */
+        snprintf(why, whylen, "the service is ending");
+        err = -ESHUTDOWN;
+    }
     if (!err && cfg->has_priority_boost)
         err = prioboost_take(c->svc, &boost, cfg->boost_policy, cfg->boost_priority, why, whylen);
     if (err) {

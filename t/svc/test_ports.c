@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -151,4 +152,19 @@ Test(ports, a_refused_introduction_does_not_harm_the_next)
     close(fd);
     world_settle(w);
     cr_expect(service_idle(w->svc), "and leaves");
+}
+
+/* A request with a descriptor had to wait its turn; it was handed on, and what was left of it was
+ * taken for one with descriptor 0, which was closed. */
+Test(ports, a_message_that_was_handed_on_owns_nothing)
+{
+    static const enum msg_kind kinds[] = {MSG_C_ENABLE, MSG_C_CLONE, MSG_PP_SETUP_TRACING};
+    cr_assert_geq(fcntl(0, F_GETFD), 0);
+    for (size_t i = 0; i < 3; i++) {
+        struct mailbox_msg m = {.kind = kinds[i], .size = sizeof(struct msg_enable)};
+        memset(m.data, 0x77, sizeof(m.data));
+        msg_forget(&m);
+        mailbox_destroy_payload(&msg_table, m.kind, m.data);
+        cr_expect_geq(fcntl(0, F_GETFD), 0, "still there");
+    }
 }
