@@ -19,7 +19,9 @@
 #include "svc/session_int.h"
 #include "svc/tbuf_vm.h"
 
-#define WRITERS 1024u /* told of in one call */
+#define WRITERS      1024u      /* told of in one call */
+#define SCRATCH_KEEP (1u << 20) /* bytes of our own packets' memory that stay from batch to batch  \
+                                 */
 
 /* Opens a packet in scratch, behind room for its size. */
 static size_t open_packet(struct bytesbuf *out)
@@ -228,6 +230,8 @@ static void add_tail(struct session *s, struct bytesbuf *out)
 
 void session_own_begin(struct session *s)
 {
+    if (s->scratch.cap > SCRATCH_KEEP)
+        bytesbuf_fini(&s->scratch); /* it held the states of ProtoVMs, once */
     bytesbuf_clear(&s->scratch);
     bytesbuf_clear(&s->ending);
     bytesbuf_clear(&s->stats);

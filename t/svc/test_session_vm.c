@@ -403,3 +403,62 @@ Test(session_vm, R85_a_buffer_given_to_a_clone_takes_its_states_along)
     cr_expect(state_is(c, 0, "900{ 7{ 2=6 } }"), "the new buffer begins anew");
     cr_expect_str_eq(packets(c), "789");
 }
+
+/* Overwrites packets of 60000 bytes with as many keys, so that the buffer's state has some 15 MB.
+ */
+static void fill_state(struct tbuf *tb)
+{
+    static uint8_t payload[60100];
+    for (uint32_t i = 0; i < 256; i++) {
+        uint8_t *at = payload + 3, *end;
+        at = bytes_put_tag(at, 1, BYTES_VARINT);
+        at = bytes_put_varint(at, 1000 + i);
+        at = bytes_put_tag(at, 2, BYTES_LEN);
+        at = bytes_put_varint(at, 60000);
+        end = at + 60000;
+        size_t n = (size_t)(end - payload) - 3;
+        payload[0] = (uint8_t)(n | 0x80);
+        payload[1] = (uint8_t)(n >> 7 | 0x80);
+        payload[2] = (uint8_t)(n >> 14);
+        struct tbuf_chunk_in in = {.producer_id = id_of(p),
+                                   .writer_id = 1,
+                                   .chunk_id = i,
+                                   .num_fragments = 1,
+                                   .complete = true,
+                                   .payload = payload,
+                                   .payload_size = (uint32_t)(end - payload)};
+        cr_assert_eq(tbuf_copy_chunk(tb, &in), TBUF_STORED);
+    }
+}
+
+Test(session_vm, R107_states_that_are_too_large_together_are_left_out)
+{
+    static const char *const names[] = {"a", "b", "c"};
+    cfg_begin(&w->cfg);
+    for (uint32_t i = 0; i < 3; i++) {
+        register_vm(p, names[i], "src /1 { load 0 } dst+ /7:1=0 { merge }");
+        add_buffer(128, true);
+        size_t m = bytesbuf_pb_begin(&w->cfg, PBF_TraceConfig_data_sources);
+        size_t k = bytesbuf_pb_begin(&w->cfg, PBF_TraceConfig_DataSource_config);
+        bytesbuf_pb_str(&w->cfg, PBF_DataSourceConfig_name, names[i]);
+        bytesbuf_pb_varint(&w->cfg, PBF_DataSourceConfig_target_buffer, i);
+        size_t v = bytesbuf_pb_begin(&w->cfg, PBF_DataSourceConfig_protovm_config);
+        bytesbuf_pb_varint(&w->cfg, PBF_ProtoVmConfig_memory_limit_kb, 16384);
+        bytesbuf_pb_end(&w->cfg, v);
+        bytesbuf_pb_end(&w->cfg, k);
+        bytesbuf_pb_end(&w->cfg, m);
+    }
+    cr_assert(cons_enable(c, &w->cfg));
+    struct session *s = service_session(w->svc, 1);
+    for (size_t i = 0; i < 3; i++) {
+        cr_assert_eq(tbuf_vm_count(s->buffers[i].tb), 1);
+        fill_state(s->buffers[i].tb);
+        cr_assert_gt(tbuf_vm_memory(s->buffers[i].tb), SESSION_VMS_MAX / 3);
+    }
+    cons_read(c);
+    cr_expect_eq(instances(c), 2);
+    cr_expect_gt(cons_pkt(c, PBF_TracePacket_protovms, 0)->n, 28 << 20);
+    cr_expect_eq(cons_events(c, PBF_TracingServiceEvent_tracing_started), 1, "the rest is there");
+    cons_read(c);
+    cr_expect_lt(s->scratch.cap, 2 << 20, "the memory for it is given back");
+}

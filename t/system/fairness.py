@@ -145,6 +145,43 @@ for what, moves in (("large chunks", many_chunks), ("chunks that are not there",
     tap.add(f"four producers that flood with commits of {what}", flooded)
 
 
+@tap.case("a producer that floods a small ring, with a ProtoVM program that takes all the steps it gets")
+def _():
+    program = pb.put(2, pb.put(3, b"")) * 4000  # merges the whole packet, over and over
+    packet = b"".join(pb.put(2000 + n, n) for n in range(900))
+    body = struct.pack("<HH", 1, 1) + pb.put_varint(len(packet)) + packet
+    with beside(smb_kb=1024 + (16 << 10)) as (w, b):
+        p, c = w.producer("flood"), w.consumer()
+        p.register("flood", pb.put(10, program))
+        source = pb.put(1, "flood") + pb.put(12, pb.put(1, 16 << 10))
+        c.enable(pb.put(1, pb.put(1, 64) + pb.put(8, 1)) + pb.put(2, pb.put(1, source)))
+        p.until_started()
+        target = p.target()
+
+        def flood():
+            p.sock.setblocking(True)
+            chunk = 0
+            while True:
+                chunks = [struct.pack("<I", chunk + i) + body for i in range(10)]
+                p.sock.sendall(commit_flood(p, [peer.move(0, 0, target, data) for data in chunks]))
+                chunk += 10
+
+        child = forked(flood)
+        try:
+            for _ in range(10):
+                b.live(2)
+            tap.expect(os.waitpid(child, os.WNOHANG)[0] == 0, "the flood goes on to the end")
+        finally:
+            reap(child)
+        p.close()
+        c.stop()
+        vms = [pb.message(raw, 125) for raw in c.read() if pb.first(raw, 125)]
+        tap.expect_eq(len(vms), 1, "packets of ProtoVMs")
+        vm = pb.message(vms[0], 1)
+        tap.expect_eq(pb.first(vm, 1), program, "its program")
+        tap.expect(len(pb.first(vm, 2)) > 1000, "its state")
+
+
 @tap.case("a producer that floods with requests and never reads the answers")
 def _():
     with beside() as (w, b):
