@@ -20,6 +20,7 @@
 #include "protos/fieldnum.h"
 #include "reactor/alloc.h"
 #include "reactor/chrono.h"
+#include "reactor/defaults.h"
 #include "reactor/err.h"
 #include "svc/consumer.h"
 #include "svc/service_int.h"
@@ -335,13 +336,24 @@ void session_clone_file_done(struct session *s, const char *why)
 
 /* ---- copying the buffers ---- */
 
+/* One piece of a buffer; true: there is more. A huge page that takes too long (see svc/drain) is
+ * the last one that the copy takes. */
+static bool copy_piece(struct tbuf_clone *k, size_t max, size_t *bytes)
+{
+    uint64_t begin = chrono_cpu_ns();
+    bool more = tbuf_clone_step(k, max, bytes);
+    if (max <= DEFAULTS_TASK_BUDGET_SIZE && chrono_cpu_ns() - begin > DEFAULTS_TASK_BUDGET_NS)
+        tbuf_small_pages(tbuf_clone_target(k));
+    return more;
+}
+
 /* Copies about `max` bytes of what is left; returns how many. Less than `max`: all is there. */
 static size_t copy_some(struct session_clone *k, size_t max)
 {
     size_t done = 0;
     for (size_t i = 0; i < k->nbuffers && done < max; i++) {
         size_t bytes = 0;
-        if (!k->copies[i] || tbuf_clone_step(k->copies[i], max - done, &bytes)) {
+        if (!k->copies[i] || copy_piece(k->copies[i], max - done, &bytes)) {
             done += bytes;
             continue;
         }

@@ -23,6 +23,7 @@
 #include "svc/scrape.h"
 #include "svc/selfpkt.h"
 #include "svc/session.h"
+#include "svc/session_out.h"
 #include "svc/session_walk.h"
 #include "svc/tbuf.h"
 #include "svc/tbuf_read.h"
@@ -69,53 +70,6 @@ struct session_concurrent {
 #define SESSION_CONCURRENT    4096  /* R135 */
 #define SESSION_SLOW_NAMES    32    /* R23, R96 */
 #define SESSION_INSTANCES_MAX 16384 /* their ids must fit one Flush command */
-
-/* A packet that is too large for one batch, on its way out (svc/session_large). */
-enum session_large_state { LARGE_NONE, LARGE_GATHER, LARGE_CHECK, LARGE_FILTER, LARGE_SEND };
-
-struct session_large {
-    enum session_large_state state;
-    uint8_t *bytes; /* own */
-    size_t n, cap;
-    size_t at;       /* checked, sent or compressed */
-    size_t released; /* bytes at the begin whose memory was given back */
-    bool taken;      /* by the filter, or by the compressed batch */
-    struct tbuf_packet info;
-    size_t buffer; /* config index */
-};
-
-/* A packet that is at work in filter or compression (svc/session_pipe). */
-struct session_pipe {
-    bool filtering;          /* the filter has one */
-    struct bytes_view rest;  /* of one that is being compressed, or handed on in pieces */
-    struct bytes_view whole; /* of one that is handed on: all of it */
-    int buffer;              /* and where it is from */
-    uint8_t *copy;           /* own: rest, when its bytes could not stay where they were */
-    size_t copy_size;
-    size_t batch; /* bytes of the packets of the compressed batch so far */
-};
-
-/* Where a read stands between two calls (svc/session_read). */
-enum session_read_stage {
-    READ_BEGIN,
-    READ_BUILD, /* our own packets are being built */
-    READ_OWN,
-    READ_BUFFERS,
-    READ_ENDING,
-    READ_STATS, /* the statistics are being built */
-    READ_END
-};
-
-/* Our own packets in the making (svc/session_own). */
-struct session_own {
-    enum { OWN_HEAD, OWN_PROVENANCE, OWN_TAIL } step;
-    size_t packet; /* place of the one that is open */
-    size_t buffer; /* of the provenance: config index, and where in it */
-    uint32_t cursor;
-    struct selfpkt_provenance provenance;
-    bool counting; /* the statistics are open */
-    struct selfpkt_writers writers;
-};
 
 /* Called once when a flush is over. s is NULL when the session has gone. */
 typedef void session_flush_done(void *arg, struct session *s, uint64_t cookie, bool ok);
