@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "svc/filehost.h"
@@ -240,7 +241,10 @@ Test(filehost, a_host_that_was_killed_is_replaced)
         struct child c = begin(scratch());
         feed(&c, "\x0A\x00", 2);
         until_written(&c, 2);
-        kill(host_pid(), SIGKILL);
+        pid_t pid = host_pid();
+        siginfo_t dead;
+        kill(pid, SIGKILL);
+        cr_assert_eq(waitid(P_PID, (id_t)pid, &dead, WEXITED | WNOWAIT), 0);
         feed(&c, "\x0A\x00", 2);
         close(c.data);
         cr_expect_eq(last_word(&c).kind, FILEJOB_DONE, "its children live on");
