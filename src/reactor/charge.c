@@ -38,6 +38,7 @@ static const char *const kind_names[CHARGE_KINDS] = {
     [CHARGE_BUFFER_BYTES] = "buffer bytes",
     [CHARGE_SOURCE_BYTES] = "data source bytes",
     [CHARGE_QUEUE_BYTES] = "queued bytes",
+    [CHARGE_FILES] = "files",
 };
 
 static const struct charge_limit default_limits[CHARGE_KINDS] = {
@@ -47,6 +48,7 @@ static const struct charge_limit default_limits[CHARGE_KINDS] = {
     [CHARGE_BUFFER_BYTES] = {DEFAULTS_UID_BUFFER_BYTES, UINT64_MAX},
     [CHARGE_SOURCE_BYTES] = {DEFAULTS_UID_SOURCE_BYTES, UINT64_MAX},
     [CHARGE_QUEUE_BYTES] = {DEFAULTS_UID_QUEUE_BYTES, UINT64_MAX},
+    [CHARGE_FILES] = {DEFAULTS_UID_FILES, UINT64_MAX},
 };
 
 void charge_default_limits(struct charge_limit limits[CHARGE_KINDS])

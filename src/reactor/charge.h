@@ -20,6 +20,7 @@ enum charge_kind {
     CHARGE_BUFFER_BYTES, /* trace buffers, clones included */
     CHARGE_SOURCE_BYTES, /* descriptors of registered data sources */
     CHARGE_QUEUE_BYTES,  /* what waits: to be read by peers, or for the rest of their requests */
+    CHARGE_FILES,        /* processes that write files */
     CHARGE_KINDS
 };
 
@@ -75,8 +76,8 @@ size_t charge_accounts(const struct charge_book *book);
 /* The limit of a kind. */
 struct charge_limit charge_limit_of(const struct charge_book *book, enum charge_kind kind);
 
-/* "connections", "sessions", "SMB bytes", "buffer bytes", "data source bytes", "queued
- * bytes". */
+/* "connections", "sessions", "SMB bytes", "buffer bytes", "data source bytes", "queued bytes",
+ * "files". */
 const char *charge_kind_name(enum charge_kind kind);
 
 #endif

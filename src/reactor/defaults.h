@@ -27,6 +27,7 @@
 #define DEFAULTS_UID_BUFFER_BYTES (UINT64_C(16) << 30)
 #define DEFAULTS_UID_SOURCE_BYTES (UINT64_C(64) << 20)
 #define DEFAULTS_UID_QUEUE_BYTES  (UINT64_C(1) << 30)
+#define DEFAULTS_UID_FILES        64u /* being written; above what sessions have, for disks that stall */
 
 /* Shared memory of a producer. */
 #define DEFAULTS_SMB_SIZE (256u * 1024u) /* R55 */

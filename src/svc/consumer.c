@@ -145,7 +145,8 @@ static void make_file(struct consumer *c, struct tracecfg *cfg)
     char why[TRACECFG_WHY_MAX];
     int err = session_check(c, cfg, why, sizeof(why));
     if (!err)
-        err = session_file_create(c->svc, cfg, on_made, c, &c->opening_file, why, sizeof(why));
+        err = session_file_create(c->svc, c->uid, cfg, on_made, c, &c->opening_file, why,
+                                  sizeof(why));
     if (err) {
         tracecfg_free(cfg);
         refuse(c, err, why, sizeof(why));

@@ -28,6 +28,7 @@ enum {
     OPT_LIMIT_SMB,
     OPT_LIMIT_BUFFERS,
     OPT_LIMIT_QUEUES,
+    OPT_LIMIT_FILES,
 };
 
 static const struct {
@@ -48,6 +49,7 @@ static const struct {
     {OPT_LIMIT_SMB, "limit-smb", "BYTES[K|M|G]", "shared memory of one user's producers"},
     {OPT_LIMIT_BUFFERS, "limit-buffers", "BYTES[K|M|G]", "trace buffers of one user's sessions"},
     {OPT_LIMIT_QUEUES, "limit-queues", "BYTES[K|M|G]", "what waits for one user's connections"},
+    {OPT_LIMIT_FILES, "limit-files", "N", "files that are being written for one user"},
     {OPT_VERSION, "version", NULL, "print the version"},
     {OPT_HELP, "help", NULL, "print this text"},
 };
@@ -133,6 +135,8 @@ static bool take_value(struct daemonopt *o, int id, const char *text)
         return daemonopt_size(text, &o->limits[CHARGE_BUFFER_BYTES].per_uid);
     case OPT_LIMIT_QUEUES:
         return daemonopt_size(text, &o->limits[CHARGE_QUEUE_BYTES].per_uid);
+    case OPT_LIMIT_FILES:
+        return number(text, &o->limits[CHARGE_FILES].per_uid);
     default:
         return false;
     }

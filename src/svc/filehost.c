@@ -16,6 +16,10 @@
 #include <unistd.h>
 
 #include "reactor/alloc.h"
+#include "reactor/charge.h"
+#include "reactor/list.h"
+#include "reactor/reactor.h"
+#include "reactor/watch.h"
 #include "svc/filejob.h"
 
 #define PIPE_SIZE (1 << 20) /* one batch */
@@ -24,12 +28,23 @@
 struct filehost {
     int sock; /* own; -1: does not run */
     pid_t pid;
+    struct list ghosts; /* struct ghost */
+};
+
+/* A child that nobody waits for. */
+struct ghost {
+    struct list node; /* in filehost.ghosts */
+    int ctl;          /* own */
+    struct watch watch;
+    struct charge charge;
+    struct reactor_hook reap;
 };
 
 struct filehost *filehost_new(void)
 {
     struct filehost *h = alloc_new(struct filehost);
     h->sock = -1;
+    list_init(&h->ghosts);
     return h;
 }
 
@@ -72,10 +87,55 @@ static void forget(struct filehost *h)
         ;
 }
 
+/* ---- children that are left alone ---- */
+
+static void ghost_reap(void *arg)
+{
+    free(arg);
+}
+
+/* It has ended, or we do. */
+static void lay(struct ghost *g)
+{
+    watch_fini(&g->watch);
+    close(g->ctl);
+    charge_release(&g->charge);
+    list_remove(&g->node);
+    reactor_reap_later(g->watch.reactor, &g->reap);
+}
+
+static void on_ghost(void *arg, unsigned event)
+{
+    struct ghost *g = arg;
+    struct filejob_msg msg;
+    int fds[FILEJOB_FDS], got;
+    (void)event;
+    while ((got = filejob_recv(g->ctl, MSG_DONTWAIT, &msg, fds)) > 0)
+        continue;
+    if (got != -EAGAIN)
+        lay(g);
+}
+
+void filehost_abandon(struct filehost *h, struct reactor *r, int ctl, struct charge *charge)
+{
+    struct ghost *g = alloc_new(struct ghost);
+    shutdown(ctl, SHUT_WR);
+    g->ctl = ctl;
+    g->charge = *charge;
+    *charge = (struct charge){0};
+    watch_init(&g->watch, r, "file left alone", ctl, on_ghost, g);
+    reactor_hook_init(&g->reap, "file left alone", ghost_reap, g);
+    list_push_back(&h->ghosts, &g->node);
+    if (watch_set(&g->watch, WATCH_READ))
+        lay(g);
+}
+
 void filehost_free(struct filehost *h)
 {
     if (!h)
         return;
+    while (!list_empty(&h->ghosts))
+        lay(list_first(&h->ghosts, struct ghost, node));
     forget(h);
     free(h);
 }

@@ -7,7 +7,9 @@
  * running and asks it for a child for each file.
  */
 
+struct charge;
 struct filehost;
+struct reactor;
 
 /* Nothing runs yet. Own, filehost_free. */
 struct filehost *filehost_new(void);
@@ -23,5 +25,9 @@ void filehost_free(struct filehost *h);
  * on which it waits for FILEJOB_START. The caller owns both. 0 or -errno; -EAGAIN when very many
  * are being started. */
 int filehost_child(struct filehost *h, int *data, int *ctl);
+
+/* Nobody is interested in a child any more. It is told, and what it charges is given back when it
+ * has ended, which a disk may put off. Takes ctl and what is in *charge. */
+void filehost_abandon(struct filehost *h, struct reactor *r, int ctl, struct charge *charge);
 
 #endif

@@ -220,7 +220,7 @@ _Noreturn static void finish(struct job *j)
  * has gone nobody ends this wait. */
 static void await_stream(const struct job *j)
 {
-    struct pollfd p[2] = {{j->out, POLLOUT, 0}, {j->ctl, 0, 0}};
+    struct pollfd p[2] = {{j->out, POLLOUT, 0}, {j->ctl, POLLRDHUP, 0}};
     while (poll(p, 2, -1) < 0 && errno == EINTR)
         ;
     if (p[1].revents)
@@ -262,7 +262,7 @@ _Noreturn static void fail_prefix(const struct job *j, off_t start, int err)
 
 static void copy_prefix(struct job *j, int sock)
 {
-    struct pollfd p[2] = {{sock, POLLIN, 0}, {j->ctl, 0, 0}};
+    struct pollfd p[2] = {{sock, POLLIN, 0}, {j->ctl, POLLRDHUP, 0}};
     struct filejob_msg source;
     int fds[FILEJOB_FDS];
     while (poll(p, 2, -1) < 0 && errno == EINTR)

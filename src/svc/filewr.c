@@ -37,6 +37,7 @@
 
 #include "reactor/alloc.h"
 #include "reactor/bytes.h"
+#include "reactor/charge.h"
 #include "reactor/deadline.h"
 #include "reactor/err.h"
 #include "reactor/list.h"
@@ -74,6 +75,7 @@ struct filewr {
     struct watch report;
     uint64_t confirmed; /* of `written`, what its process says is in the file */
     bool closed;        /* its process has said that it is done */
+    struct charge charge;
 
     /* The batch that is being gathered; the memory stays from batch to batch. */
     struct iovec *iov; /* own */
@@ -138,8 +140,11 @@ static int order(const struct filewr *w, enum filejob_kind kind, int fd)
 /* A process that writes to w->fd: w->fd is its pipe then. */
 static int start_job(struct filewr *w)
 {
-    int data, ctl;
-    int err = filehost_child(w->opt.host, &data, &ctl);
+    int data, ctl, err = 0;
+    if (w->opt.book)
+        err = charge_take(w->opt.book, &w->charge, w->opt.uid, CHARGE_FILES, 1);
+    if (!err)
+        err = filehost_child(w->opt.host, &data, &ctl);
     if (err)
         return err;
     w->ctl = ctl;
@@ -166,7 +171,8 @@ static void close_target(struct filewr *w)
     if (w->fd >= 0)
         close(w->fd);
     if (w->ctl >= 0)
-        close(w->ctl);
+        filehost_abandon(w->opt.host, w->reactor, w->ctl, &w->charge);
+    charge_release(&w->charge);
     w->fd = -1;
     w->ctl = -1;
 }

@@ -15,9 +15,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "svc/packet.h"
 
+struct charge_book;
 struct filehost;
 struct filewr;
 struct reactor;
@@ -31,9 +33,11 @@ enum filewr_state {
 };
 
 struct filewr_options {
-    const char *path;      /* borrow during the call: a file to be made (R161); NULL: fd */
-    int fd;                /* own: passes to the file writer, also on failure; -1 with path */
-    struct filehost *host; /* borrow: starts the process that writes a file */
+    const char *path;         /* borrow during the call: a file to be made (R161); NULL: fd */
+    int fd;                   /* own: passes to the file writer, also on failure; -1 with path */
+    struct filehost *host;    /* borrow: starts the process that writes a file */
+    struct charge_book *book; /* borrow: which is charged to uid; NULL: not charged */
+    uid_t uid;
     int prefix; /* own: socket from which the file of another writer comes (filewr_share), to be
                  * copied before anything else; -1: none. Then all targets get a process. */
     uint64_t max_size; /* bytes, framing included; 0: no limit (R168) */
@@ -44,7 +48,7 @@ struct filewr_options {
     void *arg; /* borrow */
 };
 
-/* *out: own, filewr_free. 0 or -errno. */
+/* *out: own, filewr_free. 0; ERR_QUOTA: too many files are being written for that uid; -errno. */
 int filewr_new(struct reactor *r, const struct filewr_options *opt, struct filewr **out);
 
 /* Closes at once; what is still held is lost. NULL allowed. */

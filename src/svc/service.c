@@ -134,8 +134,8 @@ void service_free(struct service *svc)
     idmap_fini(&svc->consumer_of);
     idmap_fini(&svc->buffers);
     idmap_fini(&svc->instances);
-    charge_book_free(svc->book);
     filehost_free(svc->files);
+    charge_book_free(svc->book);
     free(svc->version);
     free(svc->machine_name);
     free(svc);

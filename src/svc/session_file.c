@@ -207,12 +207,14 @@ void session_file_init(struct session *s)
     deadline_init(&s->drain_timer, s->svc->reactor, "file drain timer", on_timer, s);
 }
 
-static struct filewr_options options(struct service *svc, const struct tracecfg *cfg)
+static struct filewr_options options(struct service *svc, uid_t uid, const struct tracecfg *cfg)
 {
     return (struct filewr_options){
         .fd = -1,
         .prefix = -1,
         .host = svc->files,
+        .book = svc->book,
+        .uid = uid,
         .max_size = cfg->max_file_size_bytes,
         .sync_each = cfg->fflush_post_write == 2,
         .ready = on_ready,
@@ -233,12 +235,23 @@ void session_file_explain(const struct tracecfg *cfg, int err, const char *text,
                  n, path, text);
 }
 
-int session_file_create(struct service *svc, const struct tracecfg *cfg,
+/* filewr_new said err. */
+static void explain_unusable(int err, char *why, size_t whylen)
+{
+    if (err == ERR_QUOTA)
+        snprintf(why, whylen,
+                 "as many files are being written for this user as may be; wait until some are "
+                 "done, or raise --limit-files");
+    else
+        snprintf(why, whylen, "the output file cannot be used: %s", err_text(err));
+}
+
+int session_file_create(struct service *svc, uid_t uid, const struct tracecfg *cfg,
                         void (*ready)(void *arg, struct filewr *w), void *arg, struct filewr **out,
                         char *why, size_t whylen)
 {
     struct bytes_view path = cfg->output_path;
-    struct filewr_options opt = options(svc, cfg);
+    struct filewr_options opt = options(svc, uid, cfg);
     if (memchr(path.p, '\0', path.n)) { /* V24 */
         snprintf(why, whylen, "output_path holds a NUL byte");
         return ERR_BAD_CONFIG;
@@ -249,7 +262,7 @@ int session_file_create(struct service *svc, const struct tracecfg *cfg,
     opt.arg = arg;
     int err = filewr_new(svc->reactor, &opt, out);
     if (err)
-        session_file_explain(cfg, err, err_text(err), why, whylen);
+        explain_unusable(err, why, whylen);
     free(text);
     return err ? ERR_BAD_CONFIG : 0;
 }
@@ -257,7 +270,7 @@ int session_file_create(struct service *svc, const struct tracecfg *cfg,
 /* V23. */
 static int open_passed(struct session *s, int fd, char *why, size_t whylen)
 {
-    struct filewr_options opt = options(s->svc, s->cfg);
+    struct filewr_options opt = options(s->svc, s->uid, s->cfg);
     if (fd < 0) {
         snprintf(why, whylen,
                  "write_into_file needs an output_path, or a file descriptor with the request");
@@ -267,7 +280,7 @@ static int open_passed(struct session *s, int fd, char *why, size_t whylen)
     opt.arg = s;
     int err = filewr_new(s->svc->reactor, &opt, &s->file);
     if (err)
-        snprintf(why, whylen, "the output file cannot be used: %s", err_text(err));
+        explain_unusable(err, why, whylen);
     return err;
 }
 
@@ -287,8 +300,13 @@ int session_file_open(struct session *s, int fd, struct filewr *made, char *why,
 
 int session_file_adopt(struct session *s, int fd, int prefix)
 {
-    const struct filewr_options opt = {
-        .fd = fd, .host = s->svc->files, .prefix = prefix, .ready = on_ready, .arg = s};
+    const struct filewr_options opt = {.fd = fd,
+                                       .host = s->svc->files,
+                                       .book = s->svc->book,
+                                       .uid = s->uid,
+                                       .prefix = prefix,
+                                       .ready = on_ready,
+                                       .arg = s};
     return filewr_new(s->svc->reactor, &opt, &s->file);
 }
 

@@ -189,7 +189,7 @@ void session_large_drop(struct session *s);
 void session_file_init(struct session *s);
 /* Begins to make the file of cfg's output_path (V24), for a session to come; `ready` as in
  * filewr.h. *out: own. 0, or positive with a line in why. */
-int session_file_create(struct service *svc, const struct tracecfg *cfg,
+int session_file_create(struct service *svc, uid_t uid, const struct tracecfg *cfg,
                         void (*ready)(void *arg, struct filewr *w), void *arg, struct filewr **out,
                         char *why, size_t whylen);
 /* The line for a file that could not be made; text: err in words. */

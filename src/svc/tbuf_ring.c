@@ -53,6 +53,8 @@ int tbuf_ring_init(struct tbuf *b, uint64_t size)
     }
     if (size >= HUGE_MIN)
         (void)madvise(p + page, mapped, MADV_HUGEPAGE); /* only faster if the kernel agrees */
+    (void)madvise(p + page, mapped,
+                  MADV_DONTFORK); /* a fork (svc/filehost) need not copy its tables */
     b->mem = p + page;
     b->size = size;
     b->lap = size;

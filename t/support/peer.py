@@ -452,7 +452,7 @@ class World:
 
     def until_uncharged(self):
         """All peers are closed: every account must go back to nothing."""
-        want = "charged: 0 connections, 0 SMB bytes, 0 buffer bytes, 0 data source bytes, 0 queued bytes, to 0 uids"
+        want = "charged: 0 connections, 0 SMB bytes, 0 buffer bytes, 0 data source bytes, 0 queued bytes, 0 files, to 0 uids"
         self.until("charges to be zero", lambda: want in self.report())
 
     def close_all(self):

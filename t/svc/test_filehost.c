@@ -29,7 +29,7 @@ static void teardown(void)
     filehost_free(host);
 }
 
-TestSuite(filehost, .init = setup, .fini = teardown);
+TestSuite(filehost, .init = setup, .fini = teardown, .timeout = 120);
 
 struct child {
     int data, ctl, file; /* own */

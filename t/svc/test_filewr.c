@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "reactor/charge.h"
 #include "reactor/chrono.h"
 #include "reactor/err.h"
 #include "reactor/reactor.h"
@@ -615,4 +616,96 @@ Test(filewr, may_be_freed_from_ready)
     await_ready();
     cr_expect_eq(ready_calls, 1);
     close(fds[0]);
+}
+
+/* ---- a disk that stands still: its process is stopped, which is the same to us ---- */
+
+/* The first child of a process. */
+static pid_t child_of(pid_t pid)
+{
+    char name[64];
+    int child = 0;
+    snprintf(name, sizeof(name), "/proc/%d/task/%d/children", (int)pid, (int)pid);
+    for (int i = 0; child == 0 && i < 3000; i++) {
+        FILE *f = fopen(name, "r");
+        if (!f)
+            cr_skip_test("no lists of children here");
+        if (fscanf(f, "%d", &child) != 1)
+            reactor_tick(r, CHRONO_MS);
+        fclose(f);
+    }
+    cr_assert_gt(child, 0);
+    return child;
+}
+
+Test(filewr, R170_a_disk_that_stands_still_does_not_block)
+{
+    enum { BATCH = 1000000 };
+    start(create_path(), 0);
+    pid_t pid = child_of(child_of(getpid()));
+    kill(pid, SIGSTOP);
+    int batches = 0;
+    while (filewr_state(w) == FILEWR_OPEN && batches < 10) {
+        fill_batch(BATCH);
+        batches++;
+    }
+    cr_expect_eq(filewr_state(w), FILEWR_BUSY);
+    cr_expect_leq(batches, 3, "no more than a pipe and a batch");
+    cr_expect_eq(put(filewr_begin(w), 'y', 1), ERR_QUOTA);
+    kill(pid, SIGCONT);
+    await_ready();
+    cr_expect_eq(filewr_state(w), FILEWR_OPEN);
+    finish();
+    struct stat st;
+    cr_assert_eq(stat(path, &st), 0);
+    cr_expect_eq(st.st_size, (off_t)batches * BATCH);
+}
+
+Test(filewr, finish_waits_for_a_slow_disk_and_gives_a_stuck_one_up)
+{
+    static const struct charge_limit limits[CHARGE_KINDS] = {[CHARGE_FILES] = {1, 1}};
+    struct charge_book *book = charge_book_new(limits);
+    struct filewr_options opt = {
+        .fd = create_path(), .host = host, .book = book, .uid = 7, .prefix = -1, .ready = on_ready};
+    struct filewr *second;
+    chrono_virtual_start(CHRONO_SEC);
+    cr_assert_eq(filewr_new(r, &opt, &w), 0);
+    pid_t pid = child_of(child_of(getpid()));
+    fill_batch(300000);
+    filewr_finish(w, 5 * CHRONO_SEC);
+    kill(pid, SIGSTOP);
+    reactor_advance(r, 4 * CHRONO_SEC);
+    cr_expect_not(filewr_done(w));
+    kill(pid, SIGCONT);
+    await_ready();
+    cr_expect(filewr_done(w));
+    cr_expect_eq(filewr_state(w), FILEWR_OPEN);
+    filewr_free(w);
+    for (int i = 0; charge_total(book, CHARGE_FILES) > 0 && i < 3000; i++)
+        reactor_tick(r, 10 * CHRONO_MS);
+    ready_calls = 0;
+    unlink(path);
+    opt.fd = create_path();
+    cr_assert_eq(filewr_new(r, &opt, &w), 0);
+    pid = child_of(child_of(getpid()));
+    kill(pid, SIGSTOP);
+    fill_batch(300000);
+    filewr_finish(w, 5 * CHRONO_SEC);
+    reactor_advance(r, 4 * CHRONO_SEC);
+    cr_expect_not(filewr_done(w));
+    reactor_advance(r, 2 * CHRONO_SEC);
+    cr_expect(filewr_done(w));
+    cr_expect_eq(filewr_error(w), -ETIMEDOUT);
+    cr_expect_eq(ready_calls, 1);
+    opt.fd = open("/tmp", O_TMPFILE | O_RDWR, 0600);
+    cr_expect_eq(filewr_new(r, &opt, &second), ERR_QUOTA, "its process is still there");
+    kill(pid, SIGCONT);
+    for (int i = 0; charge_total(book, CHARGE_FILES) > 0 && i < 3000; i++)
+        reactor_tick(r, 10 * CHRONO_MS);
+    cr_expect_eq(charge_total(book, CHARGE_FILES), 0);
+    struct stat st;
+    cr_assert_eq(stat(path, &st), 0);
+    cr_expect_eq(st.st_size, 300000, "and has written all");
+    charge_book_free(book);
+    chrono_virtual_stop();
 }

@@ -601,7 +601,7 @@ def _():
             r"service: 1 producers, 1 consumers, 1 sessions, 1 data sources",
             r"commits: 1 requests, 1 chunks",
             r"chunks discarded",
-            r"charged: 2 connections, 262144 SMB bytes, 1048576 buffer bytes, \d+ data source bytes, \d+ queued bytes, to 1 uids",
+            r"charged: 2 connections, 262144 SMB bytes, 1048576 buffer bytes, \d+ data source bytes, \d+ queued bytes, 0 files, to 1 uids",
             r"loop: longest slice \d+",
             r"loop: slices over the limit \d+",
             r"loop: longest slice with waits \d+",

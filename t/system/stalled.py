@@ -206,6 +206,27 @@ def _():
         tap.expect(path in c.error() and "exists" in c.error(), f"the consumer is told '{c.error()}'")
 
 
+@tap.case("files count for their user until they are written, also when nobody waits for them any more")
+def _():
+    with peer.World("--limit-files", "2") as w:
+        both = [Recording(w, w.stack.path(f"out{n}"), f"disk{n}") for n in range(2)]
+        one, two = w.file_writers(2)
+        with stopped(one), stopped(two):
+            for r in both:
+                r.write(5)
+                r.c.close()
+            third = w.consumer()
+            third.enable(peer.config(["third"], extra=file_config() + pb.put(29, w.stack.path("third"))))
+            tap.expect("--limit-files" in third.error(), f"the consumer is told '{third.error()}'")
+            others_live(w)
+        w.file_writers(0)
+        for r in both:
+            tap.expect_eq(numbers(r.path), list(range(5)), "packets in the file")
+        Recording(w, w.stack.path("fourth"), "fourth").end()
+        w.close_all()
+        w.until_uncharged()
+
+
 @tap.case("a clone into a file waits for the source's disk, and holds what both had")
 def _():
     with peer.World() as w:
