@@ -321,6 +321,11 @@ Test(readout, R204_who_sees_which_session)
                      "R201: over all");
         cr_expect_eq(msg_num(s.p, s.n, PBF_TracingServiceState_num_sessions_started, 0), 2);
     }
+    cons_ask(b, MSG_C_DISABLE);
+    cr_assert(cons_query(a, true));
+    struct bytes_view s = msg_part(a->reply.p, a->reply.n, 1, 0);
+    cr_expect_eq(msg_num(s.p, s.n, PBF_TracingServiceState_num_sessions, 0), 2);
+    cr_expect_eq(msg_num(s.p, s.n, PBF_TracingServiceState_num_sessions_started, 0), 1, "R201");
 }
 
 Test(readout, R207_R208_T67_capabilities_and_stats)

@@ -465,6 +465,28 @@ Test(rows_clones, T140_clock_pairs_in_order)
     }
 }
 
+Test(rows_clones, R233_the_most_recent_pairs)
+{
+    struct cons *c = cons_new(w, 1);
+    uint64_t host[7];
+    for (uint32_t i = 0; i < 7; i++) {
+        host[i] = chrono_boot_ns();
+        cr_assert_eq(service_relay_clock(w->svc, 9, 1, bytes_view(NULL, 0)), 0);
+        world_advance_ms(w, 10);
+    }
+    cons_enable(c, plain(NULL));
+    cons_read(c);
+    const struct pkt *k = cons_pkt(c, PBF_TracePacket_remote_clock_sync, 0);
+    struct bytes_view s = msg_part(k->p, k->n, PBF_TracePacket_remote_clock_sync, 0);
+    cr_assert_eq(msg_fields(s.p, s.n, PBF_RemoteClockSync_synced_clocks), 5);
+    for (size_t i = 0; i < 5; i++) {
+        struct bytes_view v = msg_part(s.p, s.n, PBF_RemoteClockSync_synced_clocks, i);
+        v = msg_part(v.p, v.n, PBF_RemoteClockSync_SyncedClocks_host_clocks, 0);
+        v = msg_part(v.p, v.n, PBF_ClockSnapshot_clocks, 0);
+        cr_expect_eq(msg_num(v.p, v.n, PBF_ClockSnapshot_Clock_timestamp, 0), host[i + 2]);
+    }
+}
+
 /* ---- 17 ---- */
 
 Test(rows_clones, Q6_which_clock_a_delay_is_measured_by)
