@@ -10,6 +10,8 @@
  * A session may have a thousand of them pending, each with thousands of producers: an ack touches
  * those that it is the first to speak for, and finds itself in each by halving.
  */
+#include "svc/session_flush.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

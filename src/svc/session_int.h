@@ -8,6 +8,7 @@
  */
 
 #include "svc/session.h"
+#include "svc/session_flush.h"
 #include "svc/session_types.h"
 
 /* Enters a state: logs the edge, notes the time, tells observers of concurrent sessions. An illegal

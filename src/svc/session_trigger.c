@@ -228,6 +228,7 @@ void session_trigger_activate(struct service *svc, struct producer *p, struct by
     bool hit = false;
     list_for_each_safe (it, tmp, &svc->sessions) {
         struct session *s = list_entry(it, struct session, node);
+        tracecfg_begin_trigger(s->cfg);
         const struct tracecfg_trigger *t =
             s->state == SESSION_CLONED ? NULL : tracecfg_trigger(s->cfg, name);
         if (!t || !sender_matches(t, p) || draw() < t->skip_probability ||

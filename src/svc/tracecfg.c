@@ -16,6 +16,7 @@
 
 #include "protos/fieldnum.h"
 #include "reactor/alloc.h"
+#include "reactor/idmap.h"
 #include "reactor/bytesbuf.h"
 #include "reactor/defaults.h"
 #include "reactor/err.h"
@@ -557,6 +558,8 @@ static int resolve(struct tracecfg *c)
         int err = t->producer_regex.n ? compile(c, t->producer_regex, &t->regex) : 0;
         if (err)
             return err;
+        if (t->regex)
+            rex_draw_on(t->regex, &c->trigger_work);
     }
     return c->ntriggers ? sort_triggers(c) : 0;
 }
@@ -699,21 +702,36 @@ static void put_changed_source(struct bytesbuf *b, const struct bytes_field *ent
     bytesbuf_pb_end(b, mark);
 }
 
+/* The first entry of each name, by the name's hash: index + 1, as a pointer. */
+static void index_names(struct idmap *names, const struct tracecfg *c)
+{
+    idmap_init(names);
+    for (size_t i = 0; i < c->nsources; i++)
+        (void)idmap_put(names, bytes_hash(c->sources[i].name), (void *)(i + 1));
+}
+
+static const struct tracecfg_source *find_name(const struct idmap *names, const struct tracecfg *c,
+                                               struct bytes_view name)
+{
+    size_t at = (size_t)idmap_get(names, bytes_hash(name));
+    const struct tracecfg_source *s = at ? &c->sources[at - 1] : NULL;
+    return s && bytes_equal(s->name, name) ? s : NULL;
+}
+
 int tracecfg_change(const struct tracecfg *c, const struct tracecfg *from, struct tracecfg **out)
 {
     /* Every entry may take the filters of the same other entry, and again at the next change: the
      * bound is on what comes out. */
     struct bytesbuf b;
     struct bytes_field f;
+    struct idmap names;
     size_t at = 0;
     bytesbuf_init(&b, CHANGED_MAX);
+    index_names(&names, from);
     for (struct bytes_cur cur = bytes_cur(tracecfg_view(c)); bytes_next(&cur, &f);) {
         const struct tracecfg_source *filters = NULL;
         if (f.id == PBF_TraceConfig_data_sources && f.type == BYTES_LEN) {
-            for (size_t i = 0; i < from->nsources && !filters; i++) {
-                if (bytes_equal(from->sources[i].name, c->sources[at].name))
-                    filters = &from->sources[i];
-            }
+            filters = find_name(&names, from, c->sources[at].name);
             at++;
         }
         if (filters)
@@ -721,5 +739,6 @@ int tracecfg_change(const struct tracecfg *c, const struct tracecfg *from, struc
         else
             bytesbuf_put(&b, f.raw.p, f.raw.n);
     }
+    idmap_fini(&names);
     return renew(&b, out);
 }

@@ -87,9 +87,10 @@ struct tracecfg {
     struct tracecfg_semaphore *semaphores;
     size_t nbuffers, nsources, nproducers, ntriggers, nsemaphores;
 
-    size_t pattern_bytes; /* all regexes, compiled; too many are left out */
-    uint64_t match_work;  /* what those of data sources may still take for one producer */
-    uint64_t match_left;  /* and for all that come */
+    size_t pattern_bytes;  /* all regexes, compiled; too many are left out */
+    uint64_t match_work;   /* what those of data sources may still take for one producer */
+    uint64_t match_left;   /* and for all that come */
+    uint64_t trigger_work; /* what the pattern of a trigger may take for one producer */
 
     struct bytes_view unique_session_name, bugreport_filename, output_path;
     struct bytes_view trace_filter; /* encoded TraceFilter */
@@ -150,6 +151,12 @@ const struct tracecfg_trigger *tracecfg_trigger(const struct tracecfg *c, struct
 static inline void tracecfg_begin_matching(struct tracecfg *c)
 {
     c->match_left = UINT64_C(1) << 26;
+}
+
+/* The same for the pattern of one trigger: a request names many, each for every session. */
+static inline void tracecfg_begin_trigger(struct tracecfg *c)
+{
+    c->trigger_work = UINT64_C(1) << 16;
 }
 
 /* True when the producer passes the producer filters of an entry of c (R66.4). */

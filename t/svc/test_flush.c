@@ -5,8 +5,7 @@
 #include <string.h>
 
 #include "protos/fieldnum.h"
-#include "svc/messages.h"
-#include "svc/session_types.h"
+#include "svc/session_flush.h"
 #include "t/svc/world.h"
 
 static struct world *w;

@@ -408,3 +408,40 @@ Test(tracecfg, R69_forwarded_config)
                  1, "passed through: never set to false");
     dsconfig_unref(c);
 }
+
+/* Each entry was looked for among all entries of the other config: 10,000 of each took seconds. */
+Test(tracecfg, R194_the_first_entry_of_a_name_changes_all_of_it)
+{
+    struct bytesbuf a, b;
+    struct tracecfg *c = NULL, *from = NULL, *changed = NULL;
+    bytesbuf_init(&a, 1u << 20);
+    bytesbuf_init(&b, 1u << 20);
+    for (int i = 0; i < 6000; i++) {
+        char name[8];
+        snprintf(name, sizeof(name), "%d", i % 3000);
+        for (int k = 0; k < 2; k++) {
+            struct bytesbuf *to = k ? &b : &a;
+            size_t m = bytesbuf_pb_begin(to, PBF_TraceConfig_data_sources);
+            size_t n = bytesbuf_pb_begin(to, PBF_TraceConfig_DataSource_config);
+            bytesbuf_pb_str(to, PBF_DataSourceConfig_name, name);
+            bytesbuf_pb_end(to, n);
+            if (k)
+                bytesbuf_pb_str(to, PBF_TraceConfig_DataSource_producer_name_filter,
+                                i < 3000 ? "first" : "second");
+            bytesbuf_pb_end(to, m);
+        }
+    }
+    cr_assert_eq(tracecfg_new(bytesbuf_view(&a), &c), 0);
+    cr_assert_eq(tracecfg_new(bytesbuf_view(&b), &from), 0);
+    cr_assert_eq(tracecfg_change(c, from, &changed), 0);
+    cr_assert_eq(changed->nsources, 6000);
+    for (size_t i = 0; i < 6000; i++) {
+        cr_assert(tracecfg_producer_passes(changed, &changed->sources[i], bytes_str("first")));
+        cr_assert_not(tracecfg_producer_passes(changed, &changed->sources[i], bytes_str("second")));
+    }
+    tracecfg_free(c);
+    tracecfg_free(from);
+    tracecfg_free(changed);
+    bytesbuf_fini(&a);
+    bytesbuf_fini(&b);
+}
