@@ -19,9 +19,10 @@
 #include "svc/session_int.h"
 #include "svc/tbuf_vm.h"
 
-#define WRITERS      1024u      /* told of in one call */
-#define SCRATCH_KEEP (1u << 20) /* bytes of our own packets' memory that stay from batch to batch  \
-                                 */
+#define WRITERS 1024u /* told of in one call */
+#define SCRATCH_KEEP                                                                               \
+    (1u << 20) /* bytes of our own packets' memory that stay from batch to batch                   \
+                */
 
 /* Opens a packet in scratch, behind room for its size. */
 static size_t open_packet(struct bytesbuf *out)

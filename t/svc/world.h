@@ -167,7 +167,7 @@ struct cons {
     uint64_t reply_cookie;
     bool reply_ok, replied;
     unsigned nheard, disabled_at, replied_at; /* which of all answers these were */
-    struct bytesbuf reply; /* body, parts one after the other */
+    struct bytesbuf reply;                    /* body, parts one after the other */
     unsigned reply_parts;
     bool reply_more;
     /* ReadBuffers */
