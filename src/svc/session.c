@@ -139,7 +139,6 @@ int session_new(struct service *svc, uid_t uid, struct tracecfg *cfg, struct ses
     s->cfg = cfg;
     s->state = SESSION_DISABLED;
     s->state_since = chrono_boot_ns();
-    s->last_sequence = 1;
     s->uuid_msb = cfg->uuid_msb;
     s->uuid_lsb = cfg->uuid_lsb;
     if (s->uuid_msb == 0 && s->uuid_lsb == 0) { /* R10 */
@@ -151,7 +150,7 @@ int session_new(struct service *svc, uid_t uid, struct tracecfg *cfg, struct ses
     list_init(&s->triggers);
     list_init(&s->trigger_clones);
     list_init(&s->clones);
-    idmap_init(&s->sequences);
+    session_ids_init(&s->ids);
     bytesbuf_init(&s->scratch, 64u << 20);
     bytesbuf_init(&s->ending, 64u << 20);
     bytesbuf_init(&s->stats, 64u << 20);

@@ -121,9 +121,6 @@ void session_event_concurrent(struct session *s, const struct session *other, ui
 
 /* ---- session_read ---- */
 void session_read_free(struct session *s);
-uint32_t session_read_sequence(struct session *s, uint32_t machine_id, uint16_t producer,
-                               uint16_t writer);
-
 /* The trusted fields of a packet (R125); returns their length. */
 size_t session_read_trailer(struct session *s, const struct tbuf_packet *p, uint8_t *trailer);
 

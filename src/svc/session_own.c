@@ -116,7 +116,7 @@ static bool add_provenance(struct session *s, struct bytesbuf *out)
         }
         selfpkt_provenance_sequence(
             &o->provenance,
-            session_read_sequence(s, w.client.machine_id, w.producer_id, w.writer_id),
+            session_ids_get(&s->ids, w.client.machine_id, w.producer_id, w.writer_id),
             w.producer_id);
     }
     selfpkt_provenance_end(&o->provenance);
@@ -266,7 +266,7 @@ void session_own_end(struct session *s)
 
 static uint32_t sequence_of(void *arg, uint32_t machine_id, uint16_t producer, uint16_t writer)
 {
-    return session_read_sequence(arg, machine_id, producer, writer);
+    return session_ids_get(arg, machine_id, producer, writer);
 }
 
 /* Fills what trace_stats needs; the two pointers are the caller's, for as long as *out is used. */
@@ -298,7 +298,7 @@ static void collect_stats(struct session *s, struct selfpkt_stats *out, struct f
         .histograms = !s->cfg->no_histograms,
         .max_size = max,
         .sequence_id = sequence_of,
-        .arg = s,
+        .arg = &s->ids,
     };
 }
 
@@ -306,6 +306,7 @@ void session_read_stats(struct session *s, struct bytesbuf *out, size_t max)
 {
     struct selfpkt_stats stats;
     struct filter_stats filter;
+    session_ids_step(s);
     const struct tbuf **buffers = alloc_array(s->nbuffers, sizeof(*buffers));
     collect_stats(s, &stats, &filter, buffers, max);
     selfpkt_stats_message(out, &stats);

@@ -28,20 +28,6 @@
 #include "svc/tbuf_vm.h"
 #include "svc/validate.h"
 
-/* ---- sequence ids (R127) ---- */
-
-uint32_t session_read_sequence(struct session *s, uint32_t machine_id, uint16_t producer,
-                               uint16_t writer)
-{
-    uint64_t key = (uint64_t)machine_id << 32 | (uint32_t)producer << 16 | writer;
-    uintptr_t id = (uintptr_t)idmap_get(&s->sequences, key);
-    if (id)
-        return (uint32_t)id;
-    id = ++s->last_sequence;
-    idmap_put(&s->sequences, key, (void *)id);
-    return (uint32_t)id;
-}
-
 /* Hands on packets of a buffer from own_at on, which must not grow any more in this batch. */
 static int put_buffered(struct session_batch *b, const struct bytesbuf *own)
 {
@@ -80,7 +66,7 @@ size_t session_read_trailer(struct session *s, const struct tbuf_packet *p, uint
     const struct validate_origin origin = {
         .uid = p->client.uid,
         .pid = p->client.pid,
-        .sequence = session_read_sequence(s, p->client.machine_id, p->producer_id, p->writer_id),
+        .sequence = session_ids_get(&s->ids, p->client.machine_id, p->producer_id, p->writer_id),
         .machine_id = p->client.machine_id,
         .loss = p->loss,
     };
@@ -243,6 +229,7 @@ int session_read_batch(struct session *s, size_t threshold, struct packet_sink *
 {
     struct session_batch b = {.s = s, .sink = sink, .threshold = threshold};
     session_pipe_begin(&b);
+    session_ids_step(s);
     int err = reserve_trailers(s, threshold);
     if (!err)
         err = session_pipe_giving(s) ? session_pipe_give(&b) : go_on(&b);
@@ -279,7 +266,7 @@ void session_read_free(struct session *s)
     free(s->parts);
     s->trailers = NULL;
     s->parts = NULL;
-    idmap_fini(&s->sequences);
+    session_ids_fini(&s->ids);
     bytesbuf_fini(&s->scratch);
     bytesbuf_fini(&s->ending);
     bytesbuf_fini(&s->stats);

@@ -23,6 +23,7 @@
 #include "svc/scrape.h"
 #include "svc/selfpkt.h"
 #include "svc/session.h"
+#include "svc/session_ids.h"
 #include "svc/session_out.h"
 #include "svc/session_walk.h"
 #include "svc/tbuf.h"
@@ -140,10 +141,9 @@ struct session {
     struct bytesbuf scratch, ending, stats;
     uint8_t *trailers; /* own: the trusted fields of the packets of a batch */
     size_t trailers_size;
-    struct iovec *parts;    /* own: the pieces of the packet at hand */
-    size_t nparts;          /* room */
-    struct idmap sequences; /* machine, producer, writer -> packet sequence id, as a pointer */
-    uint32_t last_sequence;
+    struct iovec *parts; /* own: the pieces of the packet at hand */
+    size_t nparts;       /* room */
+    struct session_ids ids;
     uint64_t invalid_packets;
     enum session_read_stage stage;
     struct session_own own;

@@ -25,6 +25,7 @@
 
 #include "svc/tbuf_read.h"
 #include "svc/tbuf_ring.h"
+#include "svc/tbuf_seqcopy.h"
 #include "svc/tbuf_tok.h"
 #include "svc/tbuf_vm.h"
 
@@ -92,7 +93,7 @@ void tbuf_set_read_only(struct tbuf *b)
 
 void tbuf_producer_gone(struct tbuf *b, uint16_t producer_id)
 {
-    tbuf_seq_close_producer(&b->seqs, producer_id);
+    tbuf_seq_producer_gone(&b->seqs, producer_id);
     b->rewalk = true;
 }
 
@@ -626,6 +627,7 @@ enum tbuf_outcome tbuf_copy_chunk(struct tbuf *b, const struct tbuf_chunk_in *in
     apply_incomplete(&c);
     if (b->drained)
         tbuf_ring_restart(b);
+    tbuf_seq_welcome(&b->seqs, in->producer_id);
     tbuf_hash_warm(&b->seqs.hash, c.key);
     bool usual = in->complete && tbuf_rec_size(in->payload_size) <= b->size - b->wr && !b->sealed;
     struct run r = {.b = b,
@@ -636,7 +638,7 @@ enum tbuf_outcome tbuf_copy_chunk(struct tbuf *b, const struct tbuf_chunk_in *in
     uint32_t slot = tbuf_seq_find(&b->seqs, c.key);
     tbuf_seq_warm_slot(&b->seqs, slot);
     run_early(&r, 2 * EARLY);
-    tbuf_seq_keep(&b->seqs, slot);
+    tbuf_seqcopy_before(&b->seqs, slot);
     if (!usual || (slot != 0 && !is_newest(tbuf_seq_at(&b->seqs, slot), in->chunk_id))) {
         clean_behind(b, &r, 0);
         return copy_unusual(b, &c, slot);
@@ -658,6 +660,7 @@ bool tbuf_patch(struct tbuf *b, uint16_t producer_id, uint16_t writer_id, uint32
     uint32_t pos = 0;
     if (b->read_only)
         return false;
+    tbuf_seq_welcome(&b->seqs, producer_id);
     uint32_t slot = tbuf_seq_find(&b->seqs, (uint32_t)producer_id << 16 | writer_id);
     struct tbuf_seq *s = tbuf_seq_at(&b->seqs, slot);
     if (slot == 0 || tbuf_seq_locate(s, chunk_id, &pos) != TBUF_PLACE_FOUND ||
@@ -667,7 +670,7 @@ bool tbuf_patch(struct tbuf *b, uint16_t producer_id, uint16_t writer_id, uint32
     }
     struct tbuf_rec *r = tbuf_rec_of(b, tbuf_seq_ent(s, pos)->ref);
     tbuf_keep_record(b, r);
-    tbuf_seq_keep(&b->seqs, slot);
+    tbuf_seqcopy_before(&b->seqs, slot);
     if (pos > 0 && pos <= s->chain)
         s->chain = pos - 1; /* what was seen of it may not hold any more */
     for (size_t i = 0; i < n; i++) {
@@ -707,6 +710,21 @@ bool tbuf_next_writer(const struct tbuf *b, uint32_t *cursor, struct tbuf_writer
             out->counts[i] = any ? tbuf_seq_bucket(info, i)->count : 0;
             out->sums[i] = any ? tbuf_seq_bucket(info, i)->sum : 0;
         }
+        return true;
+    }
+    return false;
+}
+
+bool tbuf_next_sequence(const struct tbuf *b, uint32_t *cursor, struct tbuf_sequence *out)
+{
+    while (*cursor < b->seqs.top) {
+        uint32_t slot = ++*cursor;
+        uint32_t key = tbuf_seq_at(&b->seqs, slot)->key;
+        if (key == 0)
+            continue;
+        out->producer_id = (uint16_t)(key >> 16);
+        out->writer_id = (uint16_t)key;
+        out->machine_id = b->seqs.info[slot].client.machine_id;
         return true;
     }
     return false;

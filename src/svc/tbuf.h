@@ -115,7 +115,8 @@ bool tbuf_patch(struct tbuf *b, uint16_t producer_id, uint16_t writer_id, uint32
 
 /* The producer is gone and its last chunk was copied (R100). Nothing can complete its open chunks
  * any more: their visible packets stay readable, then they are given up instead of being kept, and
- * a later producer with the same id starts new sequences. Data in the buffer stays. */
+ * a later producer with the same id starts new sequences. Data in the buffer stays. Constant time;
+ * the first chunk of a later producer with the same id pays for a walk over all sequences. */
 void tbuf_producer_gone(struct tbuf *b, uint16_t producer_id);
 
 /* ---------------------------------------------------------------- clone, read-only */
@@ -217,6 +218,15 @@ struct tbuf_writer {
 /* Walks the writers that the buffer remembers, in no promised order. Start with *cursor = 0.
  * true: *out is filled and *cursor moved on. false: no more. Nothing may be written in between. */
 bool tbuf_next_writer(const struct tbuf *b, uint32_t *cursor, struct tbuf_writer *out);
+
+/* The same walk with less to fill. */
+struct tbuf_sequence {
+    uint16_t producer_id;
+    uint16_t writer_id;
+    uint32_t machine_id;
+};
+
+bool tbuf_next_sequence(const struct tbuf *b, uint32_t *cursor, struct tbuf_sequence *out);
 
 uint64_t tbuf_size(const struct tbuf *b);        /* bytes, rounded */
 uint64_t tbuf_used_size(const struct tbuf *b);   /* high-water mark; all bytes above are 0 (R29) */

@@ -5,7 +5,7 @@
  * A clone shows the buffer at one moment, while copying takes many slices of the loop. So the
  * source keeps a list of the clones in the making and calls tbuf_clone_keep() before it changes
  * anything that was there at that moment: the blocks of 4 KiB that are touched are copied then, out
- * of turn, if they are not copied yet; sequences likewise (tbuf_seq_keep). The walk over the
+ * of turn, if they are not copied yet; sequences likewise (tbuf_seqcopy_before). The walk over the
  * records reads each header where the moment is preserved: in the clone if its block is there, in
  * the source otherwise. Nothing is copied twice, and a source that nobody clones pays one test.
  *
@@ -23,6 +23,7 @@
 
 #include "reactor/log.h"
 #include "svc/tbuf_ring.h"
+#include "svc/tbuf_seqcopy.h"
 #include "svc/tbuf_vm.h"
 
 #define BLOCK  4096u

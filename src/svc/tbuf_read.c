@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "svc/tbuf_ring.h"
+#include "svc/tbuf_seqcopy.h"
 #include "svc/tbuf_tok.h"
 
 #define AHEAD 8192u /* bytes that the walk asks for ahead */
@@ -64,9 +65,10 @@ static inline bool must_wait_for_patch(const struct tbuf_rec *r, const struct fr
 }
 
 /* More bytes may still come for this chunk. */
-static inline bool may_grow(const struct tbuf_seq *s, const struct tbuf_rec *r)
+static inline bool may_grow(const struct tbuf *b, const struct tbuf_seq *s,
+                            const struct tbuf_rec *r)
 {
-    return (r->flags & TBUF_REC_INCOMPLETE) != 0 && (s->state & TBUF_SEQ_CLOSED) == 0;
+    return (r->flags & TBUF_REC_INCOMPLETE) != 0 && !tbuf_seq_closed(&b->seqs, s);
 }
 
 /* The front chunk, about to change. */
@@ -95,7 +97,7 @@ static void consume_whole(struct tbuf *b, struct tbuf_seq *s, struct tbuf_rec *r
            !must_wait_for_patch(r, &f)) {
         r->consumed = (uint16_t)f.end;
     }
-    if (r->consumed == r->payload && !may_grow(s, r))
+    if (r->consumed == r->payload && !may_grow(b, s, r))
         tbuf_ring_retire(b, s);
 }
 
@@ -113,7 +115,7 @@ enum link {
  * the chunk in the way reports it itself when it is passed. */
 static enum link link_at(struct tbuf *b, struct tbuf_seq *s, uint32_t pos, uint16_t *loss)
 {
-    bool closed = (s->state & TBUF_SEQ_CLOSED) != 0;
+    bool closed = tbuf_seq_closed(&b->seqs, s);
     *loss = TBUF_LOSS_REASSEMBLY_GAP;
     if (pos >= s->count)
         return closed ? LINK_BROKEN : LINK_WAIT;
@@ -316,7 +318,7 @@ static enum served serve_front(struct tbuf *b, struct tbuf_seq *s, struct tbuf_p
     struct tbuf_rec *r = front(b, s);
     struct frag f;
     if (r->consumed == r->payload) {
-        if (may_grow(s, r))
+        if (may_grow(b, s, r))
             return SERVED_WAIT;
         (void)tbuf_ring_pass(s, r->id);
         tbuf_ring_retire(b, s);
@@ -333,7 +335,7 @@ static enum served serve_front(struct tbuf *b, struct tbuf_seq *s, struct tbuf_p
         return SERVED_ON;
     }
     if (must_wait_for_patch(r, &f)) {
-        if ((s->state & TBUF_SEQ_CLOSED) == 0) {
+        if (!tbuf_seq_closed(&b->seqs, s)) {
             b->stats.readaheads_failed++;
             return SERVED_WAIT;
         }
@@ -477,7 +479,7 @@ static enum tbuf_read_result next_part(struct tbuf *b, struct tbuf_packet *out)
     struct tbuf_packet got = {.loss = b->part.loss};
     struct tbuf_seq *s = tbuf_seq_at(&b->seqs, b->part.slot);
     bool same = s->key == b->part.key;
-    tbuf_seq_keep(&b->seqs, b->part.slot);
+    tbuf_seqcopy_before(&b->seqs, b->part.slot);
     b->part.slot = 0;
     if (same && take_chain(b, s, b->part.last_id, false, &got) &&
         (got.num_slices != 0 || !got.more)) {
@@ -514,7 +516,7 @@ enum tbuf_read_result tbuf_read_next(struct tbuf *b, struct tbuf_packet *out)
         }
         struct tbuf_seq *s = tbuf_seq_at(&b->seqs, r->seq);
         if (s->stalled != b->walk) {
-            tbuf_seq_keep(&b->seqs, r->seq);
+            tbuf_seqcopy_before(&b->seqs, r->seq);
             switch (serve(b, s, r->id, &got)) {
             case SERVED_PACKET:
                 fill(b, s, &got);
@@ -541,7 +543,7 @@ void tbuf_read_refuse(struct tbuf *b, const struct tbuf_packet *packet)
     struct tbuf_seq *s = tbuf_seq_at(&b->seqs, packet->sequence);
     if (packet->sequence != 0 && packet->sequence <= b->seqs.top &&
         s->key == ((uint32_t)packet->producer_id << 16 | packet->writer_id)) {
-        tbuf_seq_keep(&b->seqs, packet->sequence);
+        tbuf_seqcopy_before(&b->seqs, packet->sequence);
         s->pending |= (uint8_t)(packet->loss | TBUF_LOSS_PRESENT);
     }
 }

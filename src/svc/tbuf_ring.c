@@ -15,6 +15,7 @@
  * cursor, and the tail of a lap is cut off by lowering `end`.
  */
 #include "svc/tbuf_ring.h"
+#include "svc/tbuf_seqcopy.h"
 
 #include <errno.h>
 #include <string.h>
@@ -26,7 +27,7 @@
 
 #define RELEASE_STEP (UINT64_C(2) << 20) /* bytes given back in one go: one huge page */
 
-#define HUGE_MIN (UINT64_C(32) << 20) /* buffers from here on ask for huge pages */
+#define HUGE_MIN (UINT64_C(16) << 20) /* buffers from here on ask for huge pages */
 
 #define LOSS_BITS 0x00FEu /* of tbuf_seq.last_loss: those that a packet reports */
 #define LOSS_EXPLAINS                                                                              \
@@ -208,7 +209,7 @@ static void evict(struct tbuf *b, struct tbuf_rec *r)
     bool incomplete = (r->flags & TBUF_REC_INCOMPLETE) != 0;
     uint32_t pos = 0;
     tbuf_keep_header(b, r);
-    tbuf_seq_keep(&b->seqs, r->seq);
+    tbuf_seqcopy_before(&b->seqs, r->seq);
     count_out(b, r);
     if (r->consumed < r->payload) {
         b->stats.chunks_overwritten++;

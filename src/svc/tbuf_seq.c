@@ -23,13 +23,16 @@
 #include <sys/mman.h>
 
 #include "svc/giveback.h"
+#include "svc/tbuf_seqcopy.h"
 
 _Static_assert(sizeof(struct tbuf_seq) == 64, "one cache line");
 
 const uint32_t tbuf_hist_bounds[TBUF_HIST_BUCKETS - 1] = {8,    32,   128,  512,   1024,
                                                           2048, 4096, 8192, 12288, 16384};
 
-#define RELEASE_STEP 1024u /* slots that are given back in one go */
+#define RELEASE_STEP 1024u               /* slots that are given back in one go */
+#define SLACK        64u                 /* empty sequences above max_empty that do no harm */
+#define GONE_BYTES   ((size_t)65536 / 8) /* a bit for each producer id */
 
 static uint32_t clamp(uint64_t v, uint32_t lo, uint32_t hi)
 {
@@ -69,6 +72,32 @@ int tbuf_seqtab_init(struct tbuf_seqtab *t, uint64_t ring_size)
 }
 
 /* Frees what the slots (from, to] own. */
+int tbuf_seqtab_like(struct tbuf_seqtab *to, const struct tbuf_seqtab *from)
+{
+    struct tbuf_seqtab t = {
+        .max = from->max,
+        .max_live = from->max_live,
+        .max_empty = from->max_empty,
+        .live = from->live,
+        .empty = from->empty,
+        .top = from->top,
+        .forgotten = from->forgotten,
+        .ngone = from->ngone,
+    };
+    t.slots = reserve(slots_bytes(from));
+    t.info = reserve(info_bytes(from));
+    t.gone = from->ngone != 0 ? malloc(GONE_BYTES) : NULL;
+    if (t.slots == NULL || t.info == NULL || (t.ngone != 0 && t.gone == NULL)) {
+        t.top = 0;
+        tbuf_seqtab_fini(&t);
+        return -ENOMEM;
+    }
+    if (t.ngone != 0)
+        memcpy(t.gone, from->gone, GONE_BYTES);
+    *to = t;
+    return 0;
+}
+
 static void free_lists(struct tbuf_seqtab *t, uint32_t from, uint32_t to)
 {
     for (uint32_t i = from + 1; i <= to; i++) {
@@ -91,6 +120,7 @@ void tbuf_seqtab_fini(struct tbuf_seqtab *t)
 {
     free_lists(t, 0, t->top);
     tbuf_hash_fini(&t->hash);
+    free(t->gone);
     if (t->slots != NULL)
         munmap(t->slots, slots_bytes(t));
     if (t->info != NULL)
@@ -101,7 +131,7 @@ void tbuf_seqtab_fini(struct tbuf_seqtab *t)
 uint64_t tbuf_seqtab_memory(const struct tbuf_seqtab *t)
 {
     return t->top * (uint64_t)(sizeof(struct tbuf_seq) + sizeof(struct tbuf_seq_info)) +
-           tbuf_hash_memory(&t->hash) + t->heap_bytes;
+           tbuf_hash_memory(&t->hash) + t->heap_bytes + (t->gone != NULL ? GONE_BYTES : 0);
 }
 
 /* ---- the ring of empty sequences ---- */
@@ -143,7 +173,7 @@ static uint32_t forget_oldest(struct tbuf_seqtab *t)
     tbuf_hash_warm(&t->hash, next->key);
     __builtin_prefetch(&t->slots[next->empty.newer], 1);
     __builtin_prefetch(&t->info[newer], 1);
-    tbuf_seq_keep(t, slot);
+    tbuf_seqcopy_before(t, slot);
     empty_remove(t, s);
     if ((s->state & TBUF_SEQ_CLOSED) == 0)
         tbuf_hash_remove(&t->hash, s->key);
@@ -152,10 +182,11 @@ static uint32_t forget_oldest(struct tbuf_seqtab *t)
 }
 
 /* A slot for a new sequence. Many may have become empty at once: two are forgotten for each new one
- * until there are no longer too many, so that nobody waits for all of them. */
+ * until there are no longer too many, so that nobody waits for all of them; but a few too many are
+ * no hurry, since only the lines of the first were asked for in time. */
 static uint32_t take_slot(struct tbuf_seqtab *t)
 {
-    if (t->empty > t->max_empty) {
+    if (t->empty > t->max_empty + SLACK) {
         uint32_t spare = forget_oldest(t);
         t->slots[spare] = (struct tbuf_seq){.head = t->free_head};
         t->free_head = spare;
@@ -165,7 +196,7 @@ static uint32_t take_slot(struct tbuf_seqtab *t)
     uint32_t slot = t->free_head;
     if (slot == 0)
         return ++t->top;
-    tbuf_seq_keep(t, slot);
+    tbuf_seqcopy_before(t, slot);
     t->free_head = t->slots[slot].head;
     return slot;
 }
@@ -183,21 +214,101 @@ uint32_t tbuf_seq_make(struct tbuf_seqtab *t, uint32_t key, const struct tbuf_cl
     return slot;
 }
 
-void tbuf_seq_close_producer(struct tbuf_seqtab *t, uint16_t producer_id)
+/* ---- producers that are gone ---- */
+
+static void close_marked(struct tbuf_seqtab *t, const uint64_t *gone)
 {
     for (uint32_t i = 1; i <= t->top; i++) {
         struct tbuf_seq *s = &t->slots[i];
-        if (s->key >> 16 != producer_id || s->key == 0 || (s->state & TBUF_SEQ_CLOSED) != 0)
+        uint32_t producer = s->key >> 16;
+        if (s->key == 0 || (s->state & TBUF_SEQ_CLOSED) != 0 ||
+            (gone[producer / 64] >> producer % 64 & 1) == 0)
             continue;
-        tbuf_seq_keep(t, i);
+        tbuf_seqcopy_before(t, i);
         if (t->hash.buckets != NULL) /* a clone has none */
             tbuf_hash_remove(&t->hash, s->key);
         s->state |= TBUF_SEQ_CLOSED;
-        s->stalled = 0;
     }
 }
 
+void tbuf_seq_producer_gone(struct tbuf_seqtab *t, uint16_t producer_id)
+{
+    uint64_t bit = UINT64_C(1) << producer_id % 64;
+    if (t->top == 0 || tbuf_seq_is_gone(t, producer_id))
+        return;
+    if (t->gone == NULL && (t->gone = calloc(1, GONE_BYTES)) == NULL) {
+        uint64_t one[GONE_BYTES / sizeof(uint64_t)] = {0};
+        one[producer_id / 64] = bit;
+        close_marked(t, one);
+        return;
+    }
+    t->gone[producer_id / 64] |= bit;
+    t->ngone++;
+}
+
+void tbuf_seq_close_gone(struct tbuf_seqtab *t)
+{
+    close_marked(t, t->gone);
+    memset(t->gone, 0, GONE_BYTES);
+    t->ngone = 0;
+}
+
 /* ---- order lists ---- */
+
+#define PROBES 3  /* guesses before the search halves what is left */
+#define NARROW 8u /* what is not worth a guess */
+
+/* How many entries lie on `ids` ids, rounded. */
+static uint32_t entries(uint32_t ids, uint64_t per_id)
+{
+    return (uint32_t)((ids * per_id + (UINT64_C(1) << 31)) >> 32);
+}
+
+/* Where an id `off` ahead of the first stands or belongs in a list with gaps, which begins before
+ * and ends behind it. Ids are whole numbers that grow: between a known entry and the one looked for
+ * there are at most as many entries as ids, and just as many where nothing was lost. So each entry
+ * that is looked at gives a bound, which is tried, and of the average gap a guess where to look
+ * next. What is left is halved without a branch. */
+static uint32_t search(struct tbuf_seq *s, uint32_t off)
+{
+    uint32_t front = s->ids.front;
+    uint32_t span = s->ids.back - front;
+    uint32_t missing = span - (s->count - 1);
+    uint32_t lo = off > missing ? off - missing : 0; /* lo <= place <= hi */
+    uint32_t hi = off < s->count - 1 ? off : s->count - 1;
+    if (tbuf_seq_ent(s, hi)->id - front == off)
+        return hi;
+    if (tbuf_seq_ent(s, lo)->id - front == off)
+        return lo;
+    uint64_t per_id = ((uint64_t)(s->count - 1) << 32) / span;
+    uint32_t at = entries(off, per_id);
+    for (int i = 0; i < PROBES && hi - lo > NARROW; i++) {
+        at = at < lo ? lo : at < hi ? at : hi - 1;
+        uint32_t there = tbuf_seq_ent(s, at)->id - front;
+        if (there < off) {
+            uint32_t most = at + (off - there);
+            lo = at + 1;
+            hi = hi < most ? hi : most;
+            at += entries(off - there, per_id);
+            if (tbuf_seq_ent(s, hi)->id - front == off)
+                return hi;
+        } else {
+            uint32_t least = there - off < at ? at - (there - off) : 0;
+            uint32_t back = entries(there - off, per_id);
+            hi = at;
+            lo = lo > least ? lo : least;
+            at -= back < at ? back : at;
+            if (tbuf_seq_ent(s, lo)->id - front == off)
+                return lo;
+        }
+    }
+    for (uint32_t n = hi - lo; n > 0;) {
+        uint32_t half = (n + 1) / 2; /* of which the last is looked at */
+        lo += half & -(uint32_t)(tbuf_seq_ent(s, lo + half - 1)->id - front < off);
+        n -= half;
+    }
+    return lo;
+}
 
 enum tbuf_place tbuf_seq_locate(struct tbuf_seq *s, uint32_t id, uint32_t *pos)
 {
@@ -212,26 +323,12 @@ enum tbuf_place tbuf_seq_locate(struct tbuf_seq *s, uint32_t id, uint32_t *pos)
         *pos = newer ? s->count : 0;
         return (newer ? off : back - id) <= TBUF_SEQ_SPAN ? TBUF_PLACE_NEW : TBUF_PLACE_TOO_FAR;
     }
-    if (back - front == s->count - 1 || (off < s->count && tbuf_seq_ent(s, off)->id == id)) {
+    if (back - front == s->count - 1) {
         *pos = off;
         return TBUF_PLACE_FOUND;
     }
-    uint32_t lo = 0;
-    uint32_t hi = s->count;
-    while (lo < hi) {
-        uint32_t mid = lo + (hi - lo) / 2;
-        uint32_t at = tbuf_seq_ent(s, mid)->id - front;
-        if (at == off) {
-            *pos = mid;
-            return TBUF_PLACE_FOUND;
-        }
-        if (at < off)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    *pos = lo;
-    return TBUF_PLACE_NEW;
+    *pos = search(s, off);
+    return tbuf_seq_ent(s, *pos)->id == id ? TBUF_PLACE_FOUND : TBUF_PLACE_NEW;
 }
 
 /* Moves the list to one of 1 << log2cap entries, front first. 0 or -ENOMEM. */
@@ -261,8 +358,7 @@ static int resize(struct tbuf_seqtab *t, struct tbuf_seq *s, uint8_t log2cap)
     return 0;
 }
 
-/* The list has room. */
-static void put_ent(struct tbuf_seq *s, uint32_t pos, struct tbuf_ent e)
+void tbuf_seq_put(struct tbuf_seq *s, uint32_t pos, struct tbuf_ent e)
 {
     if (s->count == 0) {
         s->ids.front = s->ids.back = e.id;
@@ -311,7 +407,7 @@ int tbuf_seq_insert(struct tbuf_seqtab *t, struct tbuf_seq *s, uint32_t pos, str
         empty_remove(t, s);
         t->live++;
     }
-    put_ent(s, pos, e);
+    tbuf_seq_put(s, pos, e);
     return 0;
 }
 
@@ -345,106 +441,4 @@ void tbuf_seq_sample(struct tbuf_seqtab *t, uint32_t slot, uint32_t bytes)
     s->sampled |= (uint16_t)(1u << b);
     h->count = (any ? h->count : 0) + 1;
     h->sum = (any ? h->sum : 0) + bytes;
-}
-
-/* ---- copies in the making ---- */
-
-int tbuf_seqcopy_begin(struct tbuf_seqcopy *c, struct tbuf_seqtab *to, struct tbuf_seqtab *from)
-{
-    struct tbuf_seqtab t = {
-        .max = from->max,
-        .max_live = from->max_live,
-        .max_empty = from->max_empty,
-        .live = from->live,
-        .empty = from->empty,
-        .top = from->top,
-        .forgotten = from->forgotten,
-    };
-    uint64_t *kept = calloc(from->top / 64 + 1, sizeof(*kept));
-    t.slots = reserve(slots_bytes(from));
-    t.info = reserve(info_bytes(from));
-    if (t.slots == NULL || t.info == NULL || kept == NULL) {
-        t.top = 0;
-        tbuf_seqtab_fini(&t);
-        free(kept);
-        return -ENOMEM;
-    }
-    *to = t;
-    *c = (struct tbuf_seqcopy){
-        .next = from->copies, .from = from, .to = to, .kept = kept, .top = from->top};
-    from->copies = c;
-    return 0;
-}
-
-/* Room for the list; its entries only where the records do not tell all. */
-static bool keep_list(struct tbuf_seqcopy *c, const struct tbuf_seq *from, struct tbuf_seq *s)
-{
-    size_t bytes = ((size_t)1 << s->log2cap) * sizeof(struct tbuf_ent);
-    bool tombs = (s->state & TBUF_SEQ_TOMBS) != 0;
-    if (s->log2cap > 1) {
-        s->list.heap = malloc(bytes);
-        if (s->list.heap == NULL)
-            return false;
-        c->to->heap_bytes += bytes;
-        if (tombs)
-            memcpy(s->list.heap, from->list.heap, bytes);
-    }
-    if (!tombs) {
-        s->head = 0;
-        s->count = 0;
-    }
-    return true;
-}
-
-static void keep_one(struct tbuf_seqcopy *c, uint32_t slot)
-{
-    if (slot > c->top || (c->kept[slot / 64] >> slot % 64 & 1) != 0)
-        return;
-    c->kept[slot / 64] |= UINT64_C(1) << slot % 64;
-    const struct tbuf_seq *from = &c->from->slots[slot];
-    struct tbuf_seq *s = &c->to->slots[slot];
-    if (from->key == 0)
-        return;
-    *s = *from;
-    c->to->info[slot] = c->from->info[slot];
-    if (!keep_list(c, from, s)) {
-        s->key = 0;
-        c->failed = true;
-    }
-}
-
-void tbuf_seqcopy_keep(struct tbuf_seqcopy *first, uint32_t slot)
-{
-    for (struct tbuf_seqcopy *c = first; c != NULL; c = c->next)
-        keep_one(c, slot);
-}
-
-size_t tbuf_seqcopy_add(struct tbuf_seqcopy *c, uint32_t slot, struct tbuf_ent e)
-{
-    struct tbuf_seq *s = &c->to->slots[slot];
-    keep_one(c, slot);
-    if ((s->state & TBUF_SEQ_TOMBS) != 0 || c->failed)
-        return 0;
-    uint32_t pos = s->count;
-    if (pos > 0 && tbuf_id_diff(e.id, s->ids.back) < 0)
-        (void)tbuf_seq_locate(s, e.id, &pos);
-    size_t moved = pos < s->count / 2 ? pos : s->count - pos;
-    put_ent(s, pos, e);
-    return (moved + 1) * sizeof(e);
-}
-
-bool tbuf_seqcopy_sweep(struct tbuf_seqcopy *c, uint32_t max)
-{
-    for (; max > 0 && c->swept < c->top; max--)
-        keep_one(c, ++c->swept);
-    return c->swept < c->top;
-}
-
-void tbuf_seqcopy_end(struct tbuf_seqcopy *c)
-{
-    struct tbuf_seqcopy **at = &c->from->copies;
-    while (*at != c)
-        at = &(*at)->next;
-    *at = c->next;
-    free(c->kept);
 }

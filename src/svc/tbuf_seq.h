@@ -41,7 +41,7 @@ static inline bool tbuf_ent_is_tomb(struct tbuf_ent e)
 #define TBUF_SEQ_HAS_LAST        0x01u
 #define TBUF_SEQ_LAST_EVICTED    0x02u /* passed by eviction, not by reading: may be re-admitted */
 #define TBUF_SEQ_LAST_INCOMPLETE 0x04u
-#define TBUF_SEQ_CLOSED          0x08u /* its producer is gone */
+#define TBUF_SEQ_CLOSED          0x08u /* its producer is gone, and not in the hash any more */
 #define TBUF_SEQ_RETURNED        0x10u /* a packet of it was returned */
 #define TBUF_SEQ_TOMBS           0x20u /* there may be tombs in the list */
 
@@ -105,6 +105,8 @@ static inline struct tbuf_seq_bucket *tbuf_seq_bucket(struct tbuf_seq_info *info
     return &info->hist[i - TBUF_SEQ_FIRST_BUCKET];
 }
 
+struct tbuf_seqcopy;
+
 /* The order of the fields is by measurement: counters that are changed together do not stand side
  * by side, or the compiler reads two of them at once and waits for the two stores before it. */
 struct tbuf_seqtab {
@@ -122,7 +124,9 @@ struct tbuf_seqtab {
     uint32_t free_head;
     uint64_t heap_bytes;
     uint64_t forgotten;
-    struct tbuf_seqcopy *copies; /* ref: copies in the making, see below */
+    struct tbuf_seqcopy *copies; /* ref: copies in the making, see svc/tbuf_seqcopy */
+    uint64_t *gone; /* own: a bit for each producer id whose sequences are to be closed */
+    uint32_t ngone; /* bits set; without any, `gone` may be NULL */
 };
 
 /* Sizes the table for a ring of `ring_size` bytes (spec/trace_buffer.md 22.2). 0 or -ENOMEM. */
@@ -130,41 +134,8 @@ int tbuf_seqtab_init(struct tbuf_seqtab *t, uint64_t ring_size);
 void tbuf_seqtab_fini(struct tbuf_seqtab *t);
 bool tbuf_seqtab_release(struct tbuf_seqtab *t); /* before fini: some of it; false: no more */
 
-/* ---- a copy of a table as it is now, made piece by piece while the table goes on ---- */
-/* What the copy has of a sequence is right once the sequence was kept, and a sequence is kept
- * before it first changes. Order lists are not copied but made again from the records, each of
- * which is given to tbuf_seqcopy_add(), oldest first; only lists with tombs are copied whole. The
- * copy has no hash: nothing is ever looked up or added in it. */
-struct tbuf_seqcopy {
-    struct tbuf_seqcopy *next; /* ref: in from->copies */
-    struct tbuf_seqtab *from;  /* borrow */
-    struct tbuf_seqtab *to;    /* borrow */
-    uint64_t *kept;            /* own: a bit for each slot */
-    uint32_t top;              /* slots of the moment of the begin */
-    uint32_t swept;
-    bool failed; /* no memory for a list */
-};
-
-/* Initialises *to, which tbuf_seqtab_fini() frees, and *c. 0 or -ENOMEM with nothing to free. */
-int tbuf_seqcopy_begin(struct tbuf_seqcopy *c, struct tbuf_seqtab *to, struct tbuf_seqtab *from);
-
-/* A record with this entry is in the list of this sequence. Returns the bytes that moved. */
-size_t tbuf_seqcopy_add(struct tbuf_seqcopy *c, uint32_t slot, struct tbuf_ent e);
-
-/* Keeps the next sequences that are not kept yet, `max` slots at most; false: it was the last. */
-bool tbuf_seqcopy_sweep(struct tbuf_seqcopy *c, uint32_t max);
-
-/* No more is kept. */
-void tbuf_seqcopy_end(struct tbuf_seqcopy *c);
-
-void tbuf_seqcopy_keep(struct tbuf_seqcopy *first, uint32_t slot);
-
-/* Call before the sequence in this slot changes. */
-static inline void tbuf_seq_keep(struct tbuf_seqtab *t, uint32_t slot)
-{
-    if (__builtin_expect(t->copies != NULL, 0))
-        tbuf_seqcopy_keep(t->copies, slot);
-}
+/* Initialises one of the same shape, whose sequences are still to be filled. 0 or -ENOMEM. */
+int tbuf_seqtab_like(struct tbuf_seqtab *to, const struct tbuf_seqtab *from);
 
 /* Bytes in use beside the ring. */
 uint64_t tbuf_seqtab_memory(const struct tbuf_seqtab *t);
@@ -192,8 +163,31 @@ static inline bool tbuf_seqtab_full(const struct tbuf_seqtab *t)
     return t->live >= t->max_live;
 }
 
-/* The producer is gone: all its sequences are closed and their keys are free for a successor. */
-void tbuf_seq_close_producer(struct tbuf_seqtab *t, uint16_t producer_id);
+/* The producer is gone: all its sequences count as closed. Constant time: they are only closed, and
+ * their keys free for a successor, when one shows itself. */
+void tbuf_seq_producer_gone(struct tbuf_seqtab *t, uint16_t producer_id);
+
+/* Closes what is to be closed, in one walk over all sequences. */
+void tbuf_seq_close_gone(struct tbuf_seqtab *t);
+
+static inline bool tbuf_seq_is_gone(const struct tbuf_seqtab *t, uint32_t producer_id)
+{
+    return t->ngone != 0 && (t->gone[producer_id / 64] >> producer_id % 64 & 1) != 0;
+}
+
+/* Nothing more can come for this sequence. */
+static inline bool tbuf_seq_closed(const struct tbuf_seqtab *t, const struct tbuf_seq *s)
+{
+    return (s->state & TBUF_SEQ_CLOSED) != 0 || tbuf_seq_is_gone(t, s->key >> 16);
+}
+
+/* Call before a key of this producer is looked up. Ids come back after 65,000 others, so the walk
+ * is made for tens of thousands of producers at once. */
+static inline void tbuf_seq_welcome(struct tbuf_seqtab *t, uint16_t producer_id)
+{
+    if (__builtin_expect(tbuf_seq_is_gone(t, producer_id), 0))
+        tbuf_seq_close_gone(t);
+}
 
 static inline struct tbuf_seq *tbuf_seq_at(const struct tbuf_seqtab *t, uint32_t slot)
 {
@@ -233,6 +227,9 @@ enum tbuf_place tbuf_seq_locate(struct tbuf_seq *s, uint32_t id, uint32_t *pos);
 
 /* Makes room for an entry at `pos` and fills it. 0 or -ENOMEM with nothing changed. */
 int tbuf_seq_insert(struct tbuf_seqtab *t, struct tbuf_seq *s, uint32_t pos, struct tbuf_ent e);
+
+/* Fills an entry in at `pos`; there is room. */
+void tbuf_seq_put(struct tbuf_seq *s, uint32_t pos, struct tbuf_ent e);
 
 /* Makes room for one more entry, which stays until it is appended, whatever is popped meanwhile. 0
  * or -ENOMEM. */

@@ -101,7 +101,7 @@ Test(drain, a_flood_does_not_pay_for_its_first_lap)
 #ifdef __SANITIZE_ADDRESS__
     cr_skip_test("memory of the sanitizer faults, too");
 #endif
-    enum { SIZE_KB = 24 << 10 }; /* below the size that asks for huge pages */
+    enum { SIZE_KB = 12 << 10 }; /* below the size that asks for huge pages */
     struct world *w = world_new();
     struct prod *p = prod_new(w, "prod", 1000);
     struct cons *c = cons_new(w, 1000);
