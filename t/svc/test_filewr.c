@@ -46,8 +46,8 @@ static void setup(void)
 static void teardown(void)
 {
     filewr_free(w);
+    filehost_free(host); /* it may still watch a child that was left alone */
     reactor_free(r);
-    filehost_free(host);
     unlink(path);
     rmdir(dir);
 }
