@@ -168,3 +168,23 @@ void bytesbuf_pb_end(struct bytesbuf *b, size_t mark)
     }
     bytes_put_varint(b->p + mark - 1, body);
 }
+
+size_t bytesbuf_pb_begin_large(struct bytesbuf *b, uint32_t field)
+{
+    put_tag(b, field, BYTES_LEN);
+    bytesbuf_put_u32(b, 0);
+    return b->n;
+}
+
+void bytesbuf_pb_end_large(struct bytesbuf *b, size_t mark)
+{
+    if (b->failed)
+        return;
+    size_t body = b->n - mark;
+    if (body >= (size_t)1 << 28) {
+        b->failed = true;
+        return;
+    }
+    for (unsigned i = 0; i < 4; i++)
+        b->p[mark - 4 + i] = (uint8_t)((body >> 7 * i & 0x7F) | (i < 3 ? 0x80 : 0));
+}

@@ -68,4 +68,9 @@ void bytesbuf_pb_str(struct bytesbuf *b, uint32_t field, const char *s);
 size_t bytesbuf_pb_begin(struct bytesbuf *b, uint32_t field);
 void bytesbuf_pb_end(struct bytesbuf *b, size_t mark);
 
+/* The same for a large one, of less than 256 MiB: the length takes four bytes whatever it is, so
+ * that nothing moves at the end. */
+size_t bytesbuf_pb_begin_large(struct bytesbuf *b, uint32_t field);
+void bytesbuf_pb_end_large(struct bytesbuf *b, size_t mark);
+
 #endif

@@ -16,7 +16,6 @@
 
 #include "protos/fieldnum.h"
 #include "reactor/chrono.h"
-#include "svc/tbuf_vm.h"
 
 #define SEQUENCE_SERVICE 1 /* service.md 0.1: the service's own packet sequence */
 
@@ -296,11 +295,8 @@ size_t selfpkt_trace_stats(struct bytesbuf *out)
 
 /* ---- protovms ---- */
 
-void selfpkt_protovms(struct bytesbuf *out, const struct tbuf *const *buffers, size_t n)
+size_t selfpkt_protovms(struct bytesbuf *out)
 {
     put_head(out, WITH_CLOCK | WITH_MACHINE);
-    size_t body = bytesbuf_pb_begin(out, PBF_TracePacket_protovms);
-    for (size_t i = 0; i < n; i++)
-        tbuf_vm_write(buffers[i], out);
-    bytesbuf_pb_end(out, body);
+    return bytesbuf_pb_begin_large(out, PBF_TracePacket_protovms);
 }

@@ -120,8 +120,9 @@ struct selfpkt_concurrent {
 };
 void selfpkt_concurrent_session(struct bytesbuf *out, const struct selfpkt_concurrent *e);
 
-/* protovms (R72, R107.15): the ProtoVMs of these buffers. */
-void selfpkt_protovms(struct bytesbuf *out, const struct tbuf *const *buffers, size_t n);
+/* protovms (R72, R107.15): begins the packet, whose fields are those of tbuf_vm_write_some(); it is
+ * ended with bytesbuf_pb_end_large(). */
+size_t selfpkt_protovms(struct bytesbuf *out);
 
 /* ---- trace_stats (service.md section 13) ---- */
 

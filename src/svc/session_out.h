@@ -14,6 +14,7 @@
 #include "reactor/bytes.h"
 #include "svc/selfpkt.h"
 #include "svc/tbuf_read.h"
+#include "svc/tbuf_vm.h"
 
 /* A packet that is too large for one batch, on its way out (svc/session_large). */
 enum session_large_state { LARGE_NONE, LARGE_GATHER, LARGE_CHECK, LARGE_FILTER, LARGE_SEND };
@@ -53,11 +54,14 @@ enum session_read_stage {
 
 /* Our own packets in the making (svc/session_own). */
 struct session_own {
-    enum { OWN_HEAD, OWN_PROVENANCE, OWN_TAIL } step;
+    enum { OWN_HEAD, OWN_PROVENANCE, OWN_TAIL, OWN_VMS, OWN_DONE } step;
     size_t packet; /* place of the one that is open */
     size_t buffer; /* of the provenance: config index, and where in it */
     uint32_t cursor;
     struct selfpkt_provenance provenance;
+    size_t vms;               /* place of the message of ProtoVMs; buffer: the one that it is at */
+    struct tbuf_vm_cursor vm; /* and where in it */
+    bool vms_left_out;
     bool counting; /* the statistics are open */
     struct selfpkt_writers writers;
 };

@@ -6,13 +6,13 @@
  * svc/session_read hands them on when they are complete.
  *
  * With tens of thousands of writers the provenance and the statistics take long, so both are built
- * some writers at a time, and a read stays in that stage for as many calls as it takes.
+ * some writers at a time, the states of ProtoVMs one by one, and a read stays in that stage for as
+ * many calls as it takes.
  */
 #include <stdlib.h>
 
 #include "reactor/alloc.h"
 #include "reactor/chrono.h"
-#include "reactor/defaults.h"
 #include "reactor/log.h"
 #include "svc/producer.h"
 #include "svc/service_int.h"
@@ -175,27 +175,42 @@ static void add_relay_clocks(struct session *s, struct bytesbuf *out) /* R122 */
     }
 }
 
-static void add_vms(struct session *s, struct bytesbuf *out) /* R107.15 */
+/* False: there are no ProtoVMs to tell of. */
+static bool open_vms(struct session *s, struct bytesbuf *out) /* R107.15 */
 {
-    const struct tbuf *with[DEFAULTS_MAX_BUFFERS];
+    struct session_own *o = &s->own;
     uint64_t bytes = 0;
-    size_t n = 0;
-    for (size_t i = 0; i < s->nbuffers && n < DEFAULTS_MAX_BUFFERS; i++) {
-        const struct tbuf *tb = s->buffers[i].tb;
-        uint64_t more = tbuf_vm_memory(tb);
-        if (tbuf_vm_count(tb) == 0)
-            continue;
-        if (bytes + more > SESSION_VMS_MAX) {
-            log_warn("session %llu: the ProtoVMs of buffer %zu are left out of the trace, all "
-                     "together have more than %u MiB; lower their memory_limit_kb",
-                     (unsigned long long)s->id, i, SESSION_VMS_MAX >> 20);
-            continue;
-        }
-        bytes += more;
-        with[n++] = tb;
+    for (size_t i = 0; i < s->nbuffers; i++)
+        bytes += tbuf_vm_count(s->buffers[i].tb) ? tbuf_vm_memory(s->buffers[i].tb) : 0;
+    if (bytes == 0)
+        return false;
+    /* All at once, so that it need not move while it grows. */
+    (void)bytesbuf_reserve(out, bytes < SESSION_VMS_MAX ? (size_t)bytes : SESSION_VMS_MAX);
+    o->packet = open_packet(out);
+    o->vms = selfpkt_protovms(out);
+    o->buffer = 0;
+    o->vm = (struct tbuf_vm_cursor){0};
+    o->vms_left_out = false;
+    return true;
+}
+
+/* One state in each call. False: that was all. */
+static bool add_vms(struct session *s, struct bytesbuf *out)
+{
+    struct session_own *o = &s->own;
+    for (; o->buffer < s->nbuffers; o->buffer++) {
+        if (tbuf_vm_write_some(s->buffers[o->buffer].tb, &o->vm, out, o->packet + SESSION_VMS_MAX,
+                               &o->vms_left_out))
+            return true;
+        o->vm = (struct tbuf_vm_cursor){0};
     }
-    if (n != 0)
-        OWN_PACKET(out, selfpkt_protovms(out, with, n));
+    bytesbuf_pb_end_large(out, o->vms);
+    close_packet(out, o->packet);
+    if (o->vms_left_out)
+        log_warn("session %llu: some ProtoVMs are left out of the trace, all together have more "
+                 "than %u MiB; lower their memory_limit_kb",
+                 (unsigned long long)s->id, SESSION_VMS_MAX >> 20);
+    return false;
 }
 
 static void add_events(struct session *s, struct bytesbuf *out)
@@ -224,8 +239,7 @@ static void add_tail(struct session *s, struct bytesbuf *out)
     if (s->cfg->concurrent_session_events)
         session_event_emit_concurrent(s, out);
     add_relay_clocks(s, out);
-    if (!s->preamble_done)
-        add_vms(s, out);
+    s->own.step = !s->preamble_done && open_vms(s, out) ? OWN_VMS : OWN_DONE;
     s->preamble_done = true;
 }
 
@@ -250,9 +264,13 @@ bool session_own_build(struct session *s)
         if (add_provenance(s, out))
             return true;
         add_systems(s, out);
+        s->own.step = OWN_TAIL;
     }
-    add_tail(s, out);
-    return false;
+    if (s->own.step == OWN_TAIL) {
+        add_tail(s, out);
+        return s->own.step == OWN_VMS;
+    }
+    return add_vms(s, out);
 }
 
 void session_own_end(struct session *s)

@@ -8,6 +8,7 @@
  * of turn, if they are not copied yet; sequences likewise (tbuf_seqcopy_before). The walk over the
  * records reads each header where the moment is preserved: in the clone if its block is there, in
  * the source otherwise. Nothing is copied twice, and a source that nobody clones pays one test.
+ * States of ProtoVMs are copied in the same way, each as a whole.
  *
  * A clone keeps the places of the records, so that positions and ages are copied as they are; order
  * lists are made again from the records. Of a run of GONE records only the first header is copied,
@@ -42,6 +43,7 @@ struct tbuf_clone {
     bool walked;    /* all records are copied */
     uint64_t run;   /* place of the first GONE record of a run, or NO_RUN */
     bool swept;     /* all sequences are copied */
+    uint32_t vm;    /* number of the next ProtoVM */
 };
 
 /* ---- blocks ---- */
@@ -73,6 +75,14 @@ void tbuf_clone_keep(struct tbuf *b, const void *p, uint64_t bytes)
     uint64_t place = (uint64_t)((const uint8_t *)p - b->mem);
     for (struct tbuf_clone *k = b->clones; k != NULL; k = k->next)
         keep(k, place, bytes);
+}
+
+size_t tbuf_clone_keep_vm(struct tbuf *b, uint32_t vm)
+{
+    size_t work = 0;
+    for (struct tbuf_clone *k = b->clones; k != NULL; k = k->next)
+        work += tbuf_vm_copy_state(k->to, b, vm);
+    return work;
 }
 
 /* ---- the walk over the records ---- */
@@ -128,8 +138,10 @@ bool tbuf_clone_step(struct tbuf_clone *k, size_t max_bytes, size_t *bytes)
         k->swept = !tbuf_seqcopy_sweep(&k->seqs, SLOTS);
         done += SLOTS * sizeof(struct tbuf_seq_info);
     }
+    while (k->swept && k->vm < tbuf_vm_count(k->to) && done < max_bytes)
+        done += tbuf_vm_copy_state(k->to, k->from, k->vm++);
     *bytes = done;
-    return !k->seqs.failed && !k->swept;
+    return !k->seqs.failed && (!k->swept || k->vm < tbuf_vm_count(k->to));
 }
 
 /* ---- begin and end ---- */
@@ -170,7 +182,7 @@ int tbuf_clone_begin(struct tbuf *b, struct tbuf_clone **out)
         goto fail;
     take_moment(c, b);
     if (tbuf_vm_copy(c, b) != 0)
-        log_warn("a clone of a buffer goes without its ProtoVMs: no memory for their states");
+        log_warn("a clone of a buffer goes without its ProtoVMs: no memory for them");
     k->from = b;
     k->to = c;
     k->kept = kept;

@@ -132,6 +132,9 @@ static inline uint8_t *tbuf_rec_bytes(struct tbuf_rec *r)
  * room at the cursor. */
 void tbuf_clone_keep(struct tbuf *b, const void *p, uint64_t bytes);
 
+/* The same before the state of ProtoVM number `vm` changes; returns the bytes of work. */
+size_t tbuf_clone_keep_vm(struct tbuf *b, uint32_t vm);
+
 static inline void tbuf_keep_record(struct tbuf *b, const struct tbuf_rec *r)
 {
     if (__builtin_expect(b->clones != NULL, 0))

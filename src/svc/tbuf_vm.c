@@ -14,9 +14,9 @@
  * A loss is reported whether a VM took the packet or not. What a program does wrong is a line of
  * debug output and nothing else: a producer can do it at will.
  *
- * A buffer that was cloned has encoded states instead of VMs. They are taken in one piece at the
- * moment of the clone, since the next chunk may change them; their size is bounded by
- * TBUF_VM_LIMIT_KB.
+ * A clone of a buffer has encoded states instead of VMs. Each is taken in one piece, when the clone
+ * comes to it or before a program is run on it, whichever is first: so all are those of the moment
+ * of the clone. TBUF_VM_LIMIT_KB bounds how long one takes; a reader, too, writes one at a time.
  *
  * How long programs may run: all that is evicted for one chunk shares TBUF_VM_STEPS.
  */
@@ -45,7 +45,11 @@ struct vm {
     struct protovm *run; /* own; NULL: a clone's */
     uint8_t *state;      /* own: encoded; of a clone */
     size_t state_len;
+    bool awaited; /* the state of a clone was not copied yet */
 };
+
+#define BYTES_PER_STEP 8u  /* of a state that is copied out of turn: 10 ns */
+#define INSTANCE_MAX   64u /* bytes of an instance beside program, state and producers */
 
 struct tbuf_vms {
     struct vm all[TBUF_VM_MAX];
@@ -199,6 +203,12 @@ int tbuf_vm_attach(struct tbuf *b, const struct tbuf_vm_spec *spec, uint16_t pro
 
 /* ---- copies ---- */
 
+/* Bytes that its state may have when it is encoded. */
+static size_t state_max(const struct vm *vm)
+{
+    return vm->run ? (size_t)protovm_memory(vm->run) : vm->state_len;
+}
+
 static struct tbuf_vm_spec spec_of(const struct vm *vm)
 {
     return (struct tbuf_vm_spec){source_of(vm), program_of(vm), vm->limit_kb};
@@ -232,12 +242,13 @@ int tbuf_vm_renew(struct tbuf *to, const struct tbuf *from)
 /* The state of `from` as it is now. */
 static int take_state(struct vm *to, const struct vm *from)
 {
-    size_t max = from->run ? (size_t)protovm_memory(from->run) : from->state_len;
+    size_t max = state_max(from);
     to->state = alloc_try(max + 1);
     if (!to->state)
         return -ENOMEM;
     if (!from->run) {
-        memcpy(to->state, from->state, from->state_len);
+        if (from->state_len != 0)
+            memcpy(to->state, from->state, from->state_len);
         to->state_len = from->state_len;
         return 0;
     }
@@ -246,6 +257,18 @@ static int take_state(struct vm *to, const struct vm *from)
     if (fit)
         to->state = fit;
     return 0;
+}
+
+size_t tbuf_vm_copy_state(struct tbuf *to, const struct tbuf *from, uint32_t vm)
+{
+    if (!to->vms || vm >= to->vms->n || !to->vms->all[vm].awaited)
+        return 0;
+    struct vm *copy = &to->vms->all[vm];
+    copy->awaited = false;
+    if (take_state(copy, &from->vms->all[vm]) != 0)
+        log_warn_limited("a clone of a buffer shows an empty state of \"%.*s\": no memory for it",
+                         (int)copy->source_len, (const char *)source_of(copy).p);
+    return state_max(&from->vms->all[vm]) + 1;
 }
 
 int tbuf_vm_copy(struct tbuf *to, const struct tbuf *from)
@@ -260,8 +283,7 @@ int tbuf_vm_copy(struct tbuf *to, const struct tbuf *from)
         err = vm_init(copy, &spec);
         if (!err)
             err = copy_producers(copy, vm);
-        if (!err)
-            err = take_state(copy, vm);
+        copy->awaited = true;
     }
     if (err)
         tbuf_vm_free_all(to);
@@ -298,39 +320,80 @@ uint64_t tbuf_vm_reserved(const struct tbuf *b)
     return bytes;
 }
 
-/* Appends the state. It is held to what producers' packets are held to, since it may be read as
- * one: a program that puts there what only the service may say, or what is no packet at all, shows
- * an empty state. */
-static void write_state(const struct vm *vm, struct bytesbuf *out)
+/* ---- writing ---- */
+
+static void write_state(const struct vm *vm, struct tbuf_vm_cursor *c, struct bytesbuf *out)
 {
-    size_t mark = bytesbuf_pb_begin(out, PBF_TracePacket_ProtoVms_Instance_state);
-    size_t max = vm->run ? (size_t)protovm_memory(vm->run) : vm->state_len;
-    uint8_t *p = bytesbuf_reserve(out, max);
-    if (p) {
-        size_t n = vm->run ? protovm_state(vm->run, p) : vm->state_len;
-        if (!vm->run && n != 0)
-            memcpy(p, vm->state, n);
-        const struct iovec part = {p, n};
-        if (validate_packet(&part, 1))
-            bytesbuf_commit(out, n);
-    }
-    bytesbuf_pb_end(out, mark);
+    size_t mark = bytesbuf_pb_begin_large(out, PBF_TracePacket_ProtoVms_Instance_state);
+    uint8_t *p = bytesbuf_reserve(out, state_max(vm));
+    c->state = mark;
+    c->state_len = 0;
+    if (!p)
+        return;
+    if (vm->run)
+        c->state_len = protovm_state(vm->run, p);
+    else if (vm->state_len != 0)
+        memcpy(p, vm->state, c->state_len = vm->state_len);
+    bytesbuf_commit(out, c->state_len);
+    bytesbuf_pb_end_large(out, mark);
 }
 
-void tbuf_vm_write(const struct tbuf *b, struct bytesbuf *out)
+/* All of it, with a length that holds if the state passes. */
+static void write_instance(const struct vm *vm, struct tbuf_vm_cursor *c, struct bytesbuf *out)
 {
-    for (uint32_t i = 0; b->vms && i < b->vms->n; i++) {
-        const struct vm *vm = &b->vms->all[i];
-        size_t mark = bytesbuf_pb_begin(out, PBF_TracePacket_ProtoVms_instance);
-        bytesbuf_pb_bytes(out, PBF_TracePacket_ProtoVms_Instance_program, vm->text,
-                          vm->program_len);
-        write_state(vm, out);
-        bytesbuf_pb_varint(out, PBF_TracePacket_ProtoVms_Instance_memory_limit_kb, vm->limit_kb);
-        for (uint32_t k = 0; k < vm->nproducers; k++)
-            bytesbuf_pb_varint(out, PBF_TracePacket_ProtoVms_Instance_producer_id,
-                               vm->producers[k]);
-        bytesbuf_pb_end(out, mark);
+    c->instance = bytesbuf_pb_begin_large(out, PBF_TracePacket_ProtoVms_instance);
+    bytesbuf_pb_bytes(out, PBF_TracePacket_ProtoVms_Instance_program, vm->text, vm->program_len);
+    write_state(vm, c, out);
+    bytesbuf_pb_varint(out, PBF_TracePacket_ProtoVms_Instance_memory_limit_kb, vm->limit_kb);
+    for (uint32_t k = 0; k < vm->nproducers; k++)
+        bytesbuf_pb_varint(out, PBF_TracePacket_ProtoVms_Instance_producer_id, vm->producers[k]);
+    bytesbuf_pb_end_large(out, c->instance);
+}
+
+/* Takes the bytes of the state out of what was written last. */
+static void empty_state(const struct tbuf_vm_cursor *c, struct bytesbuf *out)
+{
+    size_t behind = c->state + c->state_len, n = out->n - behind;
+    out->n = c->state;
+    bytesbuf_pb_end_large(out, c->state);
+    memmove(out->p + c->state, out->p + behind, n);
+    out->n += n;
+    bytesbuf_pb_end_large(out, c->instance);
+}
+
+/* Some of the check. A state is held to what producers' packets are held to, since it may be read
+ * as one: a program that puts there what only the service may say, or what is no packet at all,
+ * shows an empty state. */
+static void check_state(struct tbuf_vm_cursor *c, struct bytesbuf *out)
+{
+    enum validate_result r = validate_some(out->p + c->state, c->state_len, &c->at, TBUF_VM_FIELDS);
+    c->checking = r == VALIDATE_MORE;
+    if (r == VALIDATE_BAD)
+        empty_state(c, out);
+}
+
+bool tbuf_vm_write_some(const struct tbuf *b, struct tbuf_vm_cursor *c, struct bytesbuf *out,
+                        size_t max, bool *left_out)
+{
+    if (out->failed)
+        return false;
+    if (c->checking) {
+        check_state(c, out);
+        return true;
     }
+    while (b->vms && c->vm < b->vms->n) {
+        const struct vm *vm = &b->vms->all[c->vm++];
+        size_t more = INSTANCE_MAX + vm->program_len + state_max(vm) + 4 * (size_t)vm->nproducers;
+        if (out->n + more > max) {
+            *left_out = true;
+            continue;
+        }
+        write_instance(vm, c, out);
+        c->at = 0;
+        c->checking = !out->failed && c->state_len != 0;
+        return true;
+    }
+    return false;
 }
 
 /* ---- eviction ---- */
@@ -372,6 +435,7 @@ static void offer(struct tbuf *b, uint16_t producer, const uint8_t *p, size_t n)
         uint32_t had = v->steps;
         if (!vm->run || !has_producer(vm, producer))
             continue;
+        v->work += (uint32_t)(tbuf_clone_keep_vm(b, i) / BYTES_PER_STEP);
         enum protovm_result r = protovm_run(vm->run, bytes_view(p, n), &v->steps, &why);
         v->work += had - v->steps;
         switch (r) {

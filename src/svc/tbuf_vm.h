@@ -17,8 +17,11 @@
 
 struct tbuf;
 
-#define TBUF_VM_MAX      16u    /* VMs of one buffer */
-#define TBUF_VM_LIMIT_KB 16384u /* memory of one: what is asked for beyond it is not given */
+#define TBUF_VM_MAX 16u /* VMs of one buffer */
+#define TBUF_VM_LIMIT_KB                                                                           \
+    1024u /* memory of one: what is asked for beyond it is not given. A state is encoded in one    \
+             piece, which takes 1 to 2 ms for this much (t/bench/README.md) */
+#define TBUF_VM_FIELDS (64u << 10) /* of a state that are checked in one piece */
 #define TBUF_VM_PACKET                                                                             \
     (1u << 20) /* bytes of a packet in several fragments; larger ones are                          \
                   not merged */
@@ -44,8 +47,13 @@ int tbuf_vm_attach(struct tbuf *b, const struct tbuf_vm_spec *spec, uint16_t pro
  * states. 0 or -ENOMEM with none in `to`. */
 int tbuf_vm_renew(struct tbuf *to, const struct tbuf *from);
 
-/* Likewise with the states as they are now, which no packet changes any more: for a clone. */
+/* Likewise with the states as they are now, which no packet changes any more: for a clone. A state
+ * is copied when tbuf_vm_copy_state() is called for its number: before it changes, at the latest.
+ */
 int tbuf_vm_copy(struct tbuf *to, const struct tbuf *from);
+
+/* Returns the bytes of work; 0: there is no such VM, or its state is there already. */
+size_t tbuf_vm_copy_state(struct tbuf *to, const struct tbuf *from, uint32_t vm);
 
 void tbuf_vm_free_all(struct tbuf *b);
 
@@ -62,9 +70,20 @@ static inline uint64_t tbuf_vm_reserve(const struct tbuf_vm_spec *spec)
     return kb * 1024 + spec->program.n;
 }
 
+/* Where the writing of a buffer's VMs stands; all zero at first. */
+struct tbuf_vm_cursor {
+    uint32_t vm;            /* number of the next */
+    bool checking;          /* the one before it is written, but its state is still looked at */
+    size_t instance, state; /* of that one: where in `out` they begin */
+    size_t state_len, at;   /* bytes of the state, and of those that were looked at */
+};
+
 /* Appends the fields of TracePacket.ProtoVms: one instance for each VM. A state that is no packet
- * that a producer could have written (svc/validate) is left empty. */
-void tbuf_vm_write(const struct tbuf *b, struct bytesbuf *out);
+ * that a producer could have written (svc/validate) is left empty. A call encodes one state, which
+ * is that of this moment, or checks TBUF_VM_FIELDS fields of one; true: call again. A VM that
+ * would make `out` longer than `max` is left out. */
+bool tbuf_vm_write_some(const struct tbuf *b, struct tbuf_vm_cursor *c, struct bytesbuf *out,
+                        size_t max, bool *left_out);
 
 /* Steps that programs took since this was asked for the last time. */
 uint32_t tbuf_vm_take_work(struct tbuf *b);

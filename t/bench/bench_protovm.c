@@ -198,9 +198,8 @@ int main(void)
 {
     run("no program", NULL, small_ones, 1000, true);
     run("merged by key, 1,000 elements", by_key, small_ones, 1000, true);
-    run("merged by key, 30,000 elements", by_key, small_ones, 30000, true);
     run("hostile: merges over 100 fields", merge_often, one_wide, 100, false);
-    run("hostile: merges over 100,000 fields", merge_often, one_wide, 100000, false);
+    run("hostile: merges over 5,000 fields", merge_often, one_wide, 5000, false);
     run("hostile: merges, opens, deletes", open_all, one_wide, 30, false);
     return 0;
 }

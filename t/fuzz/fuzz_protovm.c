@@ -273,7 +273,10 @@ static void step(struct tbuf *b, struct bytesbuf *scratch)
     case 2:
         if (tbuf_clone_read_only(b, &c) == 0) {
             bytesbuf_clear(scratch);
-            tbuf_vm_write(c, scratch);
+            struct tbuf_vm_cursor at = {0};
+            bool left_out = false;
+            while (tbuf_vm_write_some(c, &at, scratch, SIZE_MAX, &left_out))
+                continue;
             tbuf_free(c);
         }
         break;

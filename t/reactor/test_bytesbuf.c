@@ -57,6 +57,28 @@ Test(bytesbuf, nested_lengths_are_minimal)
         check_nested(sizes[i]);
 }
 
+Test(bytesbuf, the_length_of_a_large_message_takes_four_bytes)
+{
+    static const size_t sizes[] = {0, 1, 127, 128, 16384, 70000, 3000000};
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+        struct bytesbuf b;
+        struct bytes_field f;
+        uint8_t *payload = calloc(1, sizes[i] + 1);
+        bytesbuf_init(&b, SIZE_MAX);
+        size_t m = bytesbuf_pb_begin_large(&b, 1);
+        bytesbuf_put(&b, payload, sizes[i]);
+        bytesbuf_pb_end_large(&b, m);
+        bytesbuf_pb_varint(&b, 3, 9);
+        struct bytes_cur c = bytes_cur(bytesbuf_view(&b));
+        cr_assert(bytes_next(&c, &f) && f.id == 1);
+        cr_expect_eq(f.data.n, sizes[i]);
+        cr_expect_eq(f.raw.n, 1 + 4 + sizes[i]);
+        cr_expect(bytes_next(&c, &f) && f.id == 3 && f.num == 9 && bytes_done(&c));
+        bytesbuf_fini(&b);
+        free(payload);
+    }
+}
+
 Test(bytesbuf, stops_at_its_cap_and_stays_stopped)
 {
     struct bytesbuf b;

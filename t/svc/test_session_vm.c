@@ -9,7 +9,7 @@
 #include "reactor/charge.h"
 #include "svc/producer.h"
 #include "svc/service_int.h"
-#include "svc/session_types.h"
+#include "svc/session_int.h"
 #include "svc/tbuf_vm.h"
 #include "t/svc/vmasm.h"
 #include "t/svc/world.h"
@@ -404,16 +404,18 @@ Test(session_vm, R85_a_buffer_given_to_a_clone_takes_its_states_along)
     cr_expect_str_eq(packets(c), "789");
 }
 
-/* Overwrites packets of 60000 bytes with as many keys, so that the buffer's state has some 15 MB.
- */
-static void fill_state(struct tbuf *tb)
+#define PROGRAMS 16u
+
+/* Overwrites packets of 60000 bytes, 16 for each of the buffer's programs, each with a key of its
+ * own: the buffer's states have some 15 MB. */
+static void fill_states(struct tbuf *tb)
 {
     static uint8_t payload[60100];
-    for (uint32_t i = 0; i < 256; i++) {
+    for (uint32_t i = 0; i < 16 * PROGRAMS + 3; i++) {
         uint8_t *at = payload + 3, *end;
-        at = bytes_put_tag(at, 1, BYTES_VARINT);
+        at = bytes_put_tag(at, 100 + i / 16, BYTES_VARINT);
         at = bytes_put_varint(at, 1000 + i);
-        at = bytes_put_tag(at, 2, BYTES_LEN);
+        at = bytes_put_tag(at, 20, BYTES_LEN);
         at = bytes_put_varint(at, 60000);
         end = at + 60000;
         size_t n = (size_t)(end - payload) - 3;
@@ -431,34 +433,73 @@ static void fill_state(struct tbuf *tb)
     }
 }
 
-Test(session_vm, R107_states_that_are_too_large_together_are_left_out)
+static void add_vm_source(const char *name, uint32_t buffer, uint32_t limit_kb)
 {
-    static const char *const names[] = {"a", "b", "c"};
+    size_t m = bytesbuf_pb_begin(&w->cfg, PBF_TraceConfig_data_sources);
+    size_t k = bytesbuf_pb_begin(&w->cfg, PBF_TraceConfig_DataSource_config);
+    bytesbuf_pb_str(&w->cfg, PBF_DataSourceConfig_name, name);
+    bytesbuf_pb_varint(&w->cfg, PBF_DataSourceConfig_target_buffer, buffer);
+    size_t v = bytesbuf_pb_begin(&w->cfg, PBF_DataSourceConfig_protovm_config);
+    bytesbuf_pb_varint(&w->cfg, PBF_ProtoVmConfig_memory_limit_kb, limit_kb);
+    bytesbuf_pb_end(&w->cfg, v);
+    bytesbuf_pb_end(&w->cfg, k);
+    bytesbuf_pb_end(&w->cfg, m);
+}
+
+/* Three buffers with PROGRAMS data sources each. */
+static void enable_many(uint32_t limit_kb)
+{
+    char name[20], program[100];
     cfg_begin(&w->cfg);
-    for (uint32_t i = 0; i < 3; i++) {
-        register_vm(p, names[i], "src /1 { load 0 } dst+ /7:1=0 { merge }");
+    for (uint32_t i = 0; i < 3; i++)
         add_buffer(128, true);
-        size_t m = bytesbuf_pb_begin(&w->cfg, PBF_TraceConfig_data_sources);
-        size_t k = bytesbuf_pb_begin(&w->cfg, PBF_TraceConfig_DataSource_config);
-        bytesbuf_pb_str(&w->cfg, PBF_DataSourceConfig_name, names[i]);
-        bytesbuf_pb_varint(&w->cfg, PBF_DataSourceConfig_target_buffer, i);
-        size_t v = bytesbuf_pb_begin(&w->cfg, PBF_DataSourceConfig_protovm_config);
-        bytesbuf_pb_varint(&w->cfg, PBF_ProtoVmConfig_memory_limit_kb, 16384);
-        bytesbuf_pb_end(&w->cfg, v);
-        bytesbuf_pb_end(&w->cfg, k);
-        bytesbuf_pb_end(&w->cfg, m);
+    for (uint32_t i = 0; i < 3 * PROGRAMS; i++) {
+        uint32_t field = 100 + i % PROGRAMS;
+        snprintf(name, sizeof(name), "ds%u", i);
+        snprintf(program, sizeof(program), "src /%u { load 0 } dst+ /7:%u=0 { merge }", field,
+                 field);
+        register_vm(p, name, program);
+        add_vm_source(name, i / PROGRAMS, limit_kb);
     }
     cr_assert(cons_enable(c, &w->cfg));
+}
+
+Test(session_vm, R107_states_that_are_too_large_together_are_left_out)
+{
+    enable_many(16384);
     struct session *s = service_session(w->svc, 1);
     for (size_t i = 0; i < 3; i++) {
-        cr_assert_eq(tbuf_vm_count(s->buffers[i].tb), 1);
-        fill_state(s->buffers[i].tb);
-        cr_assert_gt(tbuf_vm_memory(s->buffers[i].tb), SESSION_VMS_MAX / 3);
+        cr_assert_eq(tbuf_vm_count(s->buffers[i].tb), PROGRAMS);
+        fill_states(s->buffers[i].tb);
+        cr_assert_gt(tbuf_vm_memory(s->buffers[i].tb), SESSION_VMS_MAX * 2 / 5);
+        cr_assert_lt(tbuf_vm_memory(s->buffers[i].tb), (TBUF_VM_LIMIT_KB + 10) * 1024 * PROGRAMS);
     }
     cons_read(c);
-    cr_expect_eq(instances(c), 2);
+    cr_expect_geq(instances(c), 2 * PROGRAMS);
+    cr_expect_lt(instances(c), 3 * PROGRAMS);
     cr_expect_gt(cons_pkt(c, PBF_TracePacket_protovms, 0)->n, 28 << 20);
+    cr_expect_leq(cons_pkt(c, PBF_TracePacket_protovms, 0)->n, SESSION_VMS_MAX);
     cr_expect_eq(cons_events(c, PBF_TracingServiceEvent_tracing_started), 1, "the rest is there");
     cons_read(c);
     cr_expect_lt(s->scratch.cap, 2 << 20, "the memory for it is given back");
+}
+
+/* Encoding one state takes as long as a turn of the loop may. */
+Test(session_vm, R107_one_state_is_encoded_in_each_call)
+{
+    enable_many(16);
+    struct session *s = service_session(w->svc, 1);
+    unsigned calls = 0;
+    size_t had = 0;
+    session_own_begin(s);
+    for (bool more = true; more; calls++) {
+        more = session_own_build(s);
+        if (s->own.step != OWN_VMS)
+            continue;
+        size_t n = s->own.buffer * PROGRAMS + s->own.vm.vm;
+        cr_expect_leq(n, had + 1);
+        had = n;
+    }
+    cr_expect_eq(had, 3 * PROGRAMS);
+    cr_expect_geq(calls, 3 * PROGRAMS + 1);
 }

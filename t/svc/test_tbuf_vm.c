@@ -146,8 +146,12 @@ static void flood(void)
 
 static void states(const struct tbuf *of, struct bytesbuf *out)
 {
+    struct tbuf_vm_cursor at = {0};
+    bool left_out = false;
     bytesbuf_init(out, 64 << 20);
-    tbuf_vm_write(of, out);
+    while (tbuf_vm_write_some(of, &at, out, SIZE_MAX, &left_out))
+        continue;
+    cr_assert(!left_out);
 }
 
 static struct bytes_view part(struct bytes_view of, uint32_t field, size_t nth)
@@ -386,13 +390,14 @@ Test(tbuf_vm, each_is_shown_with_program_limit_and_producers)
     vmasm_program(&p, BY_ID);
     struct bytesbuf want;
     bytesbuf_init(&want, 1 << 20);
-    size_t m = bytesbuf_pb_begin(&want, PBF_TracePacket_ProtoVms_instance);
+    size_t m = bytesbuf_pb_begin_large(&want, PBF_TracePacket_ProtoVms_instance);
     bytesbuf_pb_bytes(&want, PBF_TracePacket_ProtoVms_Instance_program, p.p, p.n);
-    bytesbuf_pb_bytes(&want, PBF_TracePacket_ProtoVms_Instance_state, "", 0);
+    bytesbuf_pb_end_large(&want,
+                          bytesbuf_pb_begin_large(&want, PBF_TracePacket_ProtoVms_Instance_state));
     bytesbuf_pb_varint(&want, PBF_TracePacket_ProtoVms_Instance_memory_limit_kb, 64);
     bytesbuf_pb_varint(&want, PBF_TracePacket_ProtoVms_Instance_producer_id, 7);
     bytesbuf_pb_varint(&want, PBF_TracePacket_ProtoVms_Instance_producer_id, 300);
-    bytesbuf_pb_end(&want, m);
+    bytesbuf_pb_end_large(&want, m);
     cr_expect(bytes_equal(bytesbuf_view(&all), bytesbuf_view(&want)));
     bytesbuf_fini(&all);
     bytesbuf_fini(&want);
@@ -539,6 +544,144 @@ Test(tbuf_vm, a_clone_shows_the_state_of_its_moment)
     tbuf_free(c);
     cr_expect(state_is_in(cc, 0, "7{ 1=1 2=1 }"), "a clone of a clone");
     tbuf_free(cc);
+}
+
+/* Three VMs, for producers 1 to 3, whose states are 7=10, 7=11 and 7=12. */
+static void three(void)
+{
+    char text[20];
+    for (uint16_t i = 0; i < 3; i++) {
+        attach(i == 0 ? "a" : i == 1 ? "b" : "c", "src /1 { dst+ /7 { set } }", (uint16_t)(i + 1));
+        snprintf(text, sizeof(text), "1=%u", 10u + i);
+        put((uint16_t)(i + 1), 1, 0, text);
+    }
+    flood();
+}
+
+/* A state takes up to 2 ms to encode, so a call does one. */
+Test(tbuf_vm, one_state_is_written_or_copied_at_a_time)
+{
+    struct tbuf_vm_cursor at = {0};
+    struct bytesbuf out;
+    struct tbuf_clone *k;
+    size_t bytes;
+    bool left_out = false;
+    three();
+    bytesbuf_init(&out, 1 << 20);
+    for (uint32_t i = 1; i <= 3; i++) {
+        cr_expect(tbuf_vm_write_some(b, &at, &out, SIZE_MAX, &left_out));
+        cr_expect_eq(at.vm, i);
+        cr_expect(tbuf_vm_write_some(b, &at, &out, SIZE_MAX, &left_out));
+        cr_expect_eq(at.vm, i, "it is checked");
+    }
+    cr_expect_not(tbuf_vm_write_some(b, &at, &out, SIZE_MAX, &left_out));
+    cr_expect_not(left_out);
+    bytesbuf_fini(&out);
+    cr_assert_eq(tbuf_clone_begin(b, &k), 0);
+    uint64_t none = tbuf_vm_memory(tbuf_clone_target(k)), had = none;
+    unsigned calls = 0, grown = 0;
+    for (bool more = true; more; calls++) {
+        more = tbuf_clone_step(k, 1, &bytes);
+        uint64_t has = tbuf_vm_memory(tbuf_clone_target(k));
+        cr_expect_leq(has, had + 2, "the two bytes of one state");
+        grown += has > had;
+        had = has;
+    }
+    cr_expect_eq(grown, 3);
+    cr_expect_eq(had, none + 6);
+    tbuf_clone_cancel(k);
+}
+
+Test(tbuf_vm, what_would_be_too_long_is_left_out)
+{
+    struct tbuf_vm_cursor at = {0};
+    struct bytesbuf out;
+    bool left_out = false;
+    three();
+    bytesbuf_init(&out, 1 << 20);
+    cr_expect(tbuf_vm_write_some(b, &at, &out, 8000, &left_out));
+    cr_expect_not(left_out);
+    while (tbuf_vm_write_some(b, &at, &out, out.n + 10, &left_out))
+        continue;
+    cr_expect(left_out);
+    cr_expect(bytes_equal(part(part(bytesbuf_view(&out), PBF_TracePacket_ProtoVms_instance, 0),
+                               PBF_TracePacket_ProtoVms_Instance_state, 0),
+                          bytes_str("\x38\x0a")));
+    cr_expect_eq(part(bytesbuf_view(&out), PBF_TracePacket_ProtoVms_instance, 1).n, 0);
+    bytesbuf_fini(&out);
+}
+
+/* A state of a million bytes can have half a million fields. */
+Test(tbuf_vm, a_state_is_checked_some_fields_at_a_time)
+{
+    static uint8_t payload[61000];
+    static const uint8_t bad[] = {3 << 3, 1}; /* trusted_uid */
+    for (unsigned with_bad = 0; with_bad < 2; with_bad++) {
+        struct bytesbuf out;
+        struct tbuf_vm_cursor at = {0};
+        bool left_out = false;
+        unsigned pieces = 0;
+        tbuf_free(b);
+        cr_assert_eq(tbuf_new(1 << 20, TBUF_RING, 0, &b), 0);
+        cr_assert_eq(attach_limited("ds", "src /1 { dst . { set } }", 1, 1024), 0);
+        /* Field 1, of 240000 bytes, in a packet of four chunks. */
+        uint32_t len = 240000;
+        for (uint32_t i = 0, left = len; i < 4; i++, left -= 60000) {
+            uint32_t head = i == 0 ? 4 : 0;
+            begin_chunk();
+            payload[0] = 1 << 3 | 2;
+            bytes_put_varint(payload + 1, len);
+            for (uint32_t k = head; k < head + 60000; k += 2) {
+                payload[k] = 7 << 3;
+                payload[k + 1] = 1;
+            }
+            if (i == 3 && with_bad)
+                memcpy(payload + head + 59998, bad, 2);
+            add_bytes(payload, head + 60000);
+            cr_assert_eq(copy(1, 1, i, (i > 0 ? FIRST : 0) | (i < 3 ? LAST : 0)), TBUF_STORED);
+        }
+        for (uint32_t i = 0; i < 20; i++) {
+            begin_chunk();
+            add_bytes(payload, 60000);
+            cr_assert_eq(copy(9, 1, i, 0), TBUF_STORED);
+        }
+        bytesbuf_init(&out, 4 << 20);
+        while (tbuf_vm_write_some(b, &at, &out, SIZE_MAX, &left_out))
+            pieces++;
+        cr_expect_eq(pieces, 1 + (120000 + TBUF_VM_FIELDS - 1) / TBUF_VM_FIELDS);
+        struct bytes_view vm = part(bytesbuf_view(&out), PBF_TracePacket_ProtoVms_instance, 0);
+        cr_expect_eq(part(vm, PBF_TracePacket_ProtoVms_Instance_state, 0).n, with_bad ? 0 : len);
+        struct bytes_cur cur = bytes_cur(vm);
+        struct bytes_field f;
+        uint64_t producer = 0;
+        while (bytes_next(&cur, &f))
+            producer = f.id == PBF_TracePacket_ProtoVms_Instance_producer_id ? f.num : producer;
+        cr_expect_eq(producer, 1, "what comes behind the state is there");
+        bytesbuf_fini(&out);
+    }
+}
+
+/* The source goes on while a clone is made: its programs run on states that were not copied yet. */
+Test(tbuf_vm, a_clone_in_the_making_shows_the_state_of_its_moment)
+{
+    struct tbuf_clone *k;
+    struct tbuf *c;
+    size_t bytes;
+    three();
+    cr_assert_eq(tbuf_clone_begin(b, &k), 0);
+    put(2, 1, 1, "1=100");
+    flood();
+    while (tbuf_clone_step(k, 1, &bytes))
+        continue;
+    put(3, 1, 1, "1=101");
+    flood();
+    cr_assert_eq(tbuf_clone_finish(k, &c), 0);
+    cr_expect(state_is_in(c, 0, "7=10"));
+    cr_expect(state_is_in(c, 1, "7=11"));
+    cr_expect(state_is_in(c, 2, "7=12"));
+    cr_expect(state_is_in(b, 1, "7=100"));
+    cr_expect(state_is_in(b, 2, "7=101"));
+    tbuf_free(c);
 }
 
 Test(tbuf_vm, a_renewed_buffer_starts_with_empty_states)
