@@ -111,8 +111,12 @@ static void end_early(struct session *s)
     else if (s->state != SESSION_CLONED)
         note_failure(s);
     end_file(s);
-    if (session_running(s))
-        session_disable(s, NULL); /* also a detached one: whoever attaches frees it (R191) */
+    if (!session_running(s))
+        return;
+    if (s->consumer)
+        session_disable(s, NULL);
+    else
+        session_free(s, NULL); /* detached: nobody is there to do it (L3) */
 }
 
 static void on_ready(void *arg, struct filewr *w)

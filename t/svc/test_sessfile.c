@@ -239,27 +239,6 @@ Test(sessfile, T120_detached_session_ends_with_its_file)
     close(pipes[0]);
 }
 
-Test(sessfile, R191_detached_session_whose_file_is_full)
-{
-    struct prod *p = prod_new(w, "p", 1);
-    struct cons *c = cons_new(w, 1), *d = cons_new(w, 1);
-    prod_register(p, "ds", 0);
-    config(200, 2);
-    bytesbuf_pb_varint(&w->cfg, PBF_TraceConfig_max_file_size_bytes, 600);
-    cons_enable_fd(c, &w->cfg, dup(fd));
-    cons_ask_body(c, MSG_C_DETACH, "k", 1);
-    char text[90];
-    memset(text, 'x', sizeof(text) - 1);
-    text[sizeof(text) - 1] = '\0';
-    for (int i = 0; i < 20; i++)
-        prod_put(p, 1, text);
-    world_advance_ms(w, 1000);
-    cr_expect_eq(prod_count(p, MSG_PP_STOP), 1, "the session is stopped");
-    cr_assert(cons_ask_body(d, MSG_C_ATTACH, "k", 1), "and waits for whoever attaches");
-    cr_expect(cons_ask(d, MSG_C_FREE));
-    cr_expect_not(cons_ask_body(c, MSG_C_ATTACH, "k", 1), "freed, it is gone");
-}
-
 Test(sessfile, R170_a_pipe_that_nobody_reads)
 {
     struct prod *p = prod_new(w, "p", 1), *q = prod_new(w, "q", 1);
