@@ -420,7 +420,7 @@ static void relocate(struct tbuf *b, const struct copy *c, uint32_t slot, struct
     tbuf_ring_vacate(b, old);
     /* Until the new record stands, the entry must not be taken for one in the way: wrapping evicts
      * only what is not GONE, and the old record is GONE. */
-    tbuf_seq_set_ref(&b->seqs, s, 0, next_ref(b, c));
+    tbuf_seq_ent(s, 0)->ref = next_ref(b, c);
     tbuf_ring_wake(b, s);
     place(b, c, slot, bytes, consumed);
     b->stats.chunks_relocated++;
@@ -488,7 +488,7 @@ static enum tbuf_outcome come_back(struct tbuf *b, const struct copy *c, uint32_
     s->prev_payload = TBUF_SEQ_UNKNOWN;
     s->last_loss = 0;
     s->state &= (uint8_t) ~(TBUF_SEQ_LAST_EVICTED | TBUF_SEQ_LAST_INCOMPLETE);
-    tbuf_seq_set_ref(&b->seqs, s, 0, next_ref(b, c));
+    tbuf_seq_ent(s, 0)->ref = next_ref(b, c);
     tbuf_ring_wake(b, s);
     place(b, c, slot, bytes, consumed);
     return TBUF_READMITTED;
@@ -538,7 +538,7 @@ static enum tbuf_outcome copy_tomb(struct tbuf *b, const struct copy *c, uint32_
     if (tbuf_seq_locate(s, c->in->chunk_id, &pos) != TBUF_PLACE_FOUND)
         return copy_passed(b, c, slot, bytes, pos);
     count_tok(b, c, (ref >> TBUF_TOMB_LOSS_SHIFT & TBUF_LOSS_WRITER_ABORT) != 0);
-    tbuf_seq_set_ref(&b->seqs, s, pos, new_ref);
+    tbuf_seq_ent(s, pos)->ref = new_ref;
     s->chain = 0;
     tbuf_ring_wake(b, s);
     place(b, c, slot, bytes, 0);

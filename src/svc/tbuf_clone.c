@@ -11,10 +11,9 @@
  * States of ProtoVMs are copied in the same way, each as a whole.
  *
  * A clone keeps the places of the records, so that positions and ages are copied as they are; order
- * lists are made again from the records, those with evicted chunks copied in pieces. Of a run of
- * GONE records only the first header is copied, and says how far to hop, so a clone of a buffer
- * that is read regularly takes little memory and time. When it is complete nothing is shared
- * between the two.
+ * lists are made again from the records. Of a run of GONE records only the first header is copied,
+ * and says how far to hop, so a clone of a buffer that is read regularly takes little memory and
+ * time. When it is complete nothing is shared between the two.
  *
  * Invariant: a block that is not kept has in the source what it had at the begin, except for bytes
  * that belonged to no record then.
@@ -29,6 +28,7 @@
 #include "svc/tbuf_vm.h"
 
 #define BLOCK  4096u
+#define SLOTS  256u /* sequences kept per step of the sweep */
 #define NO_RUN UINT64_MAX
 
 struct tbuf_clone {
@@ -135,9 +135,8 @@ bool tbuf_clone_step(struct tbuf_clone *k, size_t max_bytes, size_t *bytes)
             turn(k);
     }
     while (k->walked && !k->swept && done < max_bytes) {
-        size_t swept = 0;
-        k->swept = !tbuf_seqcopy_sweep(&k->seqs, max_bytes - done, &swept);
-        done += swept;
+        k->swept = !tbuf_seqcopy_sweep(&k->seqs, SLOTS);
+        done += SLOTS * sizeof(struct tbuf_seq_info);
     }
     while (k->swept && k->vm < tbuf_vm_count(k->to) && done < max_bytes)
         done += tbuf_vm_copy_state(k->to, k->from, k->vm++);

@@ -227,10 +227,9 @@ static void evict(struct tbuf *b, struct tbuf_rec *r)
     } else {
         s->state |= TBUF_SEQ_TOMBS;
         bool empty = r->payload == 0 && !incomplete && loss == 0;
-        tbuf_seq_set_ref(&b->seqs, s, pos,
-                         TBUF_TOMB | (incomplete ? TBUF_TOMB_INCOMPLETE : 0) |
-                             (empty ? TBUF_TOMB_EMPTY : 0) |
-                             (uint32_t)loss << TBUF_TOMB_LOSS_SHIFT | r->payload);
+        tbuf_seq_ent(s, pos)->ref = TBUF_TOMB | (incomplete ? TBUF_TOMB_INCOMPLETE : 0) |
+                                    (empty ? TBUF_TOMB_EMPTY : 0) |
+                                    (uint32_t)loss << TBUF_TOMB_LOSS_SHIFT | r->payload;
     }
     tbuf_ring_wake(b, s);
     r->flags = TBUF_REC_GONE;
@@ -357,8 +356,7 @@ void tbuf_ring_restart(struct tbuf *b)
         struct tbuf_seq *s = tbuf_seq_at(&b->seqs, moved[i]->seq);
         uint32_t pos = 0;
         (void)tbuf_seq_locate(s, moved[i]->id, &pos);
-        tbuf_seq_set_ref(&b->seqs, s, pos,
-                         (uint32_t)((uint64_t)((uint8_t *)moved[i] - b->mem) >> 4));
+        tbuf_seq_ent(s, pos)->ref = (uint32_t)((uint64_t)((uint8_t *)moved[i] - b->mem) >> 4);
     }
     clear_padding(b);
     b->stats.padding_bytes_cleared += b->moved_bytes;

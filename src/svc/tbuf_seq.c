@@ -33,7 +33,6 @@ const uint32_t tbuf_hist_bounds[TBUF_HIST_BUCKETS - 1] = {8,    32,   128,  512,
 #define RELEASE_STEP 1024u               /* slots that are given back in one go */
 #define SLACK        64u                 /* empty sequences above max_empty that do no harm */
 #define GONE_BYTES   ((size_t)65536 / 8) /* a bit for each producer id */
-#define PIECE_LOG2   9u                  /* 4 KiB of entries */
 
 static uint32_t clamp(uint64_t v, uint32_t lo, uint32_t hi)
 {
@@ -64,7 +63,6 @@ int tbuf_seqtab_init(struct tbuf_seqtab *t, uint64_t ring_size)
     t->max_live = clamp(ring_size / 256, 2048, 1u << 20);
     t->max_empty = clamp(ring_size / 16384, 1024, 1u << 16);
     t->max = t->max_live + t->max_empty + 1;
-    t->piece_log2 = PIECE_LOG2;
     t->slots = reserve(slots_bytes(t));
     t->info = reserve(info_bytes(t));
     if (t->slots != NULL && t->info != NULL)
@@ -85,7 +83,6 @@ int tbuf_seqtab_like(struct tbuf_seqtab *to, const struct tbuf_seqtab *from)
         .top = from->top,
         .forgotten = from->forgotten,
         .ngone = from->ngone,
-        .piece_log2 = from->piece_log2,
     };
     t.slots = reserve(slots_bytes(from));
     t.info = reserve(info_bytes(from));
@@ -349,7 +346,6 @@ static int resize(struct tbuf_seqtab *t, struct tbuf_seq *s, uint8_t log2cap)
     for (uint32_t i = 0; i < s->count; i++)
         fresh[i] = *tbuf_seq_ent(s, i);
     if (old != NULL) {
-        tbuf_seqcopy_before_resize(t, s);
         t->heap_bytes -= ((uint64_t)1 << s->log2cap) * sizeof(*old);
         free(old);
     }
@@ -362,18 +358,6 @@ static int resize(struct tbuf_seqtab *t, struct tbuf_seq *s, uint8_t log2cap)
     return 0;
 }
 
-void tbuf_seq_set_ref(struct tbuf_seqtab *t, struct tbuf_seq *s, uint32_t pos, uint32_t ref)
-{
-    tbuf_seqcopy_before_ents(t, s, pos, 1);
-    tbuf_seq_ent(s, pos)->ref = ref;
-}
-
-/* The shorter side moves when an entry is put at `pos`. */
-static bool moves_front(const struct tbuf_seq *s, uint32_t pos)
-{
-    return pos < s->count / 2;
-}
-
 void tbuf_seq_put(struct tbuf_seq *s, uint32_t pos, struct tbuf_ent e)
 {
     if (s->count == 0) {
@@ -383,7 +367,7 @@ void tbuf_seq_put(struct tbuf_seq *s, uint32_t pos, struct tbuf_ent e)
     } else if (pos == s->count) {
         s->ids.back = e.id;
     }
-    if (moves_front(s, pos)) {
+    if (pos < s->count / 2) { /* the shorter side moves */
         s->head = (s->head - 1) & ((1u << s->log2cap) - 1);
         for (uint32_t i = 0; i < pos; i++)
             *tbuf_seq_ent(s, i) = *tbuf_seq_ent(s, i + 1);
@@ -411,7 +395,6 @@ void tbuf_seq_append(struct tbuf_seqtab *t, struct tbuf_seq *s, struct tbuf_ent 
         s->ids.front = e.id;
     }
     s->ids.back = e.id;
-    tbuf_seqcopy_before_ents(t, s, s->count, 1);
     *tbuf_seq_ent(s, s->count) = e;
     s->count++;
 }
@@ -424,10 +407,6 @@ int tbuf_seq_insert(struct tbuf_seqtab *t, struct tbuf_seq *s, uint32_t pos, str
         empty_remove(t, s);
         t->live++;
     }
-    if (moves_front(s, pos))
-        tbuf_seqcopy_before_ents(t, s, UINT32_MAX, pos + 1); /* from the one before the front */
-    else
-        tbuf_seqcopy_before_ents(t, s, pos, s->count - pos + 1);
     tbuf_seq_put(s, pos, e);
     return 0;
 }

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The sequences of a trace buffer: what each writer of a producer wrote, as an ordered list of its
- * chunks in the ring and what must be remembered of those that are not there any more. Slots are
- * numbered from 1; 0 means none. A number stays valid until the next tbuf_seq_make().
+ * svc/tbuf_seq: the sequences of a trace buffer. A sequence is what one writer of one producer
+ * wrote: an ordered list of its chunks that are in the ring, and what must be remembered of those
+ * that are not any more.
+ *
+ * Slots are numbered from 1; 0 means none. A slot number stays valid until the next
+ * tbuf_seq_make().
  */
 #ifndef SVC_TBUF_SEQ_H
 #define SVC_TBUF_SEQ_H
@@ -41,7 +44,6 @@ static inline bool tbuf_ent_is_tomb(struct tbuf_ent e)
 #define TBUF_SEQ_CLOSED          0x08u /* its producer is gone, and not in the hash any more */
 #define TBUF_SEQ_RETURNED        0x10u /* a packet of it was returned */
 #define TBUF_SEQ_TOMBS           0x20u /* there may be tombs in the list */
-#define TBUF_SEQ_COPYING         0x40u /* in a copy: the list is not there yet as a whole */
 
 /* In tbuf_seq.last_loss only, never reported: the last chunk held a piece of a packet whose begin
  * is lost, so that the next piece needs no cause of its own. */
@@ -123,9 +125,8 @@ struct tbuf_seqtab {
     uint64_t heap_bytes;
     uint64_t forgotten;
     struct tbuf_seqcopy *copies; /* ref: copies in the making, see svc/tbuf_seqcopy */
-    uint64_t *gone;     /* own: a bit for each producer id whose sequences are to be closed */
-    uint32_t ngone;     /* bits set; without any, `gone` may be NULL */
-    uint8_t piece_log2; /* of the entries that a copy takes in one go */
+    uint64_t *gone; /* own: a bit for each producer id whose sequences are to be closed */
+    uint32_t ngone; /* bits set; without any, `gone` may be NULL */
 };
 
 /* Sizes the table for a ring of `ring_size` bytes (spec/trace_buffer.md 22.2). 0 or -ENOMEM. */
@@ -198,8 +199,7 @@ static inline uint32_t tbuf_seq_slot(const struct tbuf_seqtab *t, const struct t
     return (uint32_t)(s - t->slots);
 }
 
-/* The i-th entry in order, i < count. A pointer is valid until an entry is inserted or popped; what
- * it points to is changed by the functions below only, which tell copies in the making. */
+/* The i-th entry in order, i < count. A pointer is valid until an entry is inserted or popped. */
 static inline struct tbuf_ent *tbuf_seq_ent(struct tbuf_seq *s, uint32_t i)
 {
     if (s->log2cap <= 1)
@@ -221,9 +221,6 @@ enum tbuf_place {
     TBUF_PLACE_NEW,     /* *pos is where it belongs */
     TBUF_PLACE_TOO_FAR, /* more than TBUF_SEQ_SPAN from the other end */
 };
-
-/* Changes where an entry points to. */
-void tbuf_seq_set_ref(struct tbuf_seqtab *t, struct tbuf_seq *s, uint32_t pos, uint32_t ref);
 
 /* Position of an id. Constant time when ids have no gaps, and for ids outside of the list. */
 enum tbuf_place tbuf_seq_locate(struct tbuf_seq *s, uint32_t id, uint32_t *pos);

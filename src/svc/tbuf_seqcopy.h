@@ -14,9 +14,8 @@
 
 /* What the copy has of a sequence is right once the sequence was kept, and a sequence is kept
  * before it first changes. Order lists are not copied but made again from the records, each of
- * which is given to tbuf_seqcopy_add(), oldest first; only lists with tombs are copied, long ones
- * in pieces, each before something in it changes. The copy has no hash: nothing is ever looked up
- * or added in it. */
+ * which is given to tbuf_seqcopy_add(), oldest first; only lists with tombs are copied whole. The
+ * copy has no hash: nothing is ever looked up or added in it. */
 struct tbuf_seqcopy {
     struct tbuf_seqcopy *next; /* ref: in from->copies */
     struct tbuf_seqtab *from;  /* borrow */
@@ -24,19 +23,17 @@ struct tbuf_seqcopy {
     uint64_t *kept;            /* own: a bit for each slot */
     uint32_t top;              /* slots of the moment of the begin */
     uint32_t swept;
-    uint32_t at; /* entries that are there of the list of the next one to be swept */
     bool failed; /* no memory for a list */
 };
 
 /* Initialises *to, which tbuf_seqtab_fini() frees, and *c. 0 or -ENOMEM with nothing to free. */
 int tbuf_seqcopy_begin(struct tbuf_seqcopy *c, struct tbuf_seqtab *to, struct tbuf_seqtab *from);
 
-/* A record with this entry is in the list of this sequence. Returns the bytes of work. */
+/* A record with this entry is in the list of this sequence. Returns the bytes that moved. */
 size_t tbuf_seqcopy_add(struct tbuf_seqcopy *c, uint32_t slot, struct tbuf_ent e);
 
-/* Keeps the next sequences that are not kept yet, with all of their lists: `max_bytes` or one piece
- * more, *bytes is what it came to. False: it was the last. */
-bool tbuf_seqcopy_sweep(struct tbuf_seqcopy *c, size_t max_bytes, size_t *bytes);
+/* Keeps the next sequences that are not kept yet, `max` slots at most; false: it was the last. */
+bool tbuf_seqcopy_sweep(struct tbuf_seqcopy *c, uint32_t max);
 
 /* No more is kept. */
 void tbuf_seqcopy_end(struct tbuf_seqcopy *c);
@@ -48,26 +45,6 @@ static inline void tbuf_seqcopy_before(struct tbuf_seqtab *t, uint32_t slot)
 {
     if (__builtin_expect(t->copies != NULL, 0))
         tbuf_seqcopy_keep(t->copies, slot);
-}
-
-void tbuf_seqcopy_keep_ents(struct tbuf_seqcopy *first, uint32_t slot, uint32_t place, uint32_t n);
-void tbuf_seqcopy_keep_lists(struct tbuf_seqcopy *first, uint32_t slot);
-
-/* Call before `n` entries from `pos` on change in a sequence that was kept; UINT32_MAX is the one
- * before the front. */
-static inline void tbuf_seqcopy_before_ents(struct tbuf_seqtab *t, const struct tbuf_seq *s,
-                                            uint32_t pos, uint32_t n)
-{
-    if (__builtin_expect(t->copies != NULL, 0))
-        tbuf_seqcopy_keep_ents(t->copies, tbuf_seq_slot(t, s), s->head + pos, n);
-}
-
-/* Call before the memory of a list goes. What is left of it is copied in one go: all of the list
- * moves then anyway. */
-static inline void tbuf_seqcopy_before_resize(struct tbuf_seqtab *t, const struct tbuf_seq *s)
-{
-    if (__builtin_expect(t->copies != NULL, 0))
-        tbuf_seqcopy_keep_lists(t->copies, tbuf_seq_slot(t, s));
 }
 
 #endif

@@ -93,8 +93,7 @@ struct drive *drive_new(struct drive_source src)
     }
     d->buf->restart_min = restart_min;
     if (one_in(d, 3))
-        d->buf->part_max = 1 + rnd(d, 600);             /* large packets come in parts */
-    d->buf->seqs.piece_log2 = (uint8_t)(1 + rnd(d, 4)); /* of lists that are long here */
+        d->buf->part_max = 1 + rnd(d, 600); /* large packets come in parts */
     d->model = model_new(size, policy, restart_min);
     for (unsigned i = 0; i < WRITERS; i++) {
         struct writer *w = &d->writers[i];

@@ -8,10 +8,8 @@
 
 #include "svc/tbuf.h"
 #include "svc/tbuf_read.h"
-#include "svc/tbuf_ring.h"
 
-static enum tbuf_outcome copy(struct tbuf *b, uint16_t writer, uint32_t chunk, char letter,
-                              uint32_t n)
+static void put(struct tbuf *b, uint16_t writer, uint32_t chunk, char letter, uint32_t n)
 {
     static uint8_t payload[4096];
     payload[0] = (uint8_t)(n | 0x80);
@@ -25,12 +23,7 @@ static enum tbuf_outcome copy(struct tbuf *b, uint16_t writer, uint32_t chunk, c
                                .payload = payload,
                                .payload_size = n + 2,
                                .client = {1000, 99, 0, 1}};
-    return tbuf_copy_chunk(b, &in);
-}
-
-static void put(struct tbuf *b, uint16_t writer, uint32_t chunk, char letter, uint32_t n)
-{
-    cr_assert_eq(copy(b, writer, chunk, letter, n), TBUF_STORED);
+    cr_assert_eq(tbuf_copy_chunk(b, &in), TBUF_STORED);
 }
 
 /* Reads all: the packets, and whether all their bytes are `letter`. */
@@ -189,122 +182,4 @@ Test(tbuf_clone, a_producer_leaves_meanwhile)
     cr_expect(all);
     tbuf_free(b);
     tbuf_free(c);
-}
-
-#define TINY 8u     /* bytes of a packet whose record takes 32 */
-#define HALF 49152u /* such records in half of a ring of 3 MiB */
-
-/* A writer's oldest chunk came late, so that it is still there after `evicted` newer ones are not:
- * they stand in the order list until it goes. */
-static struct tbuf *with_tombs(uint32_t evicted)
-{
-    struct tbuf *b = NULL;
-    cr_assert_eq(tbuf_new(3 << 20, TBUF_RING, 0, &b), 0);
-    for (uint32_t i = 1; i <= HALF; i++)
-        put(b, 1, i, 'a', TINY);
-    put(b, 1, 0, 'a', TINY);
-    for (uint32_t i = HALF + 1; i < 2 * HALF + evicted; i++)
-        put(b, 1, i, 'a', TINY);
-    cr_assert_eq(tbuf_stats(b)->chunks_overwritten, evicted);
-    cr_assert_eq(tbuf_seq_at(&b->seqs, 1)->count, 2 * HALF + evicted);
-    return b;
-}
-
-static void expect_same_list(struct tbuf *a, struct tbuf *b)
-{
-    struct tbuf_seq *s = tbuf_seq_at(&a->seqs, 1);
-    struct tbuf_seq *t = tbuf_seq_at(&b->seqs, 1);
-    uint32_t differ = 0;
-    cr_assert_eq(s->count, t->count);
-    cr_expect_eq(s->state, t->state);
-    for (uint32_t i = 0; i < s->count; i++) {
-        struct tbuf_ent e = *tbuf_seq_ent(s, i);
-        struct tbuf_ent f = *tbuf_seq_ent(t, i);
-        differ += e.id != f.id || e.ref != f.ref;
-    }
-    cr_expect_eq(differ, 0, "%u entries differ", differ);
-}
-
-/* Bytes of work of a clone of this: each record with its header, the list. */
-static size_t whole(uint32_t evicted)
-{
-    return 2 * HALF * (32 + sizeof(struct tbuf_rec)) +
-           (2 * HALF + evicted) * sizeof(struct tbuf_ent);
-}
-
-Test(tbuf_clone, a_list_with_evicted_chunks_goes_in_steps)
-{
-    const uint32_t evicted = 45000;
-    const size_t budget = 16384;
-    struct tbuf *b = with_tombs(evicted);
-    struct tbuf *c = NULL;
-    struct tbuf_clone *k = NULL;
-    size_t bytes = 0;
-    size_t sum = 0;
-    size_t longest = 0;
-    bool all = true;
-    bool more = true;
-    cr_assert_eq(tbuf_clone_begin(b, &k), 0);
-    while (more) {
-        more = tbuf_clone_step(k, budget, &bytes);
-        longest = bytes > longest ? bytes : longest;
-        sum += bytes;
-    }
-    cr_expect_lt(longest, budget + 3 * 4096, "a step of %zu bytes", longest);
-    cr_expect_geq(sum, whole(evicted), "%zu bytes: the list was not counted", sum);
-    cr_expect_lt(sum, whole(evicted) + 65536, "%zu bytes: something is copied twice", sum);
-    cr_assert_eq(tbuf_clone_finish(k, &c), 0);
-    expect_same_list(b, c);
-    cr_expect_eq(drain(c, 'a', &all), 2 * HALF);
-    cr_expect(all);
-    tbuf_free(b);
-    tbuf_free(c);
-}
-
-/* A clone is begun and goes on by `ahead` bytes; then new chunks come, evicted ones come back, and
- * all is read. Its list must be that of the begin. */
-static void try_change(size_t ahead, uint32_t evicted, uint32_t chunks, uint32_t back, bool read)
-{
-    struct tbuf *b = with_tombs(evicted);
-    struct tbuf *want = NULL;
-    struct tbuf *c = NULL;
-    struct tbuf_clone *k = NULL;
-    size_t bytes = 0;
-    bool all = true;
-    cr_assert_eq(tbuf_clone_read_only(b, &want), 0);
-    cr_assert_eq(tbuf_clone_begin(b, &k), 0);
-    if (ahead > 0)
-        cr_assert(tbuf_clone_step(k, ahead, &bytes), "nothing is left to do");
-    for (uint32_t i = 0; i < chunks; i++) {
-        put(b, 1, 2 * HALF + evicted + i, 'b', TINY);
-        if (i % 512 == 0)
-            tbuf_clone_step(k, 4096, &bytes);
-    }
-    for (uint32_t i = 1; i <= back; i++) {
-        cr_assert_eq(copy(b, 1, i * 16, 'b', TINY), TBUF_READMITTED);
-        if (i % 64 == 0)
-            tbuf_clone_step(k, 4096, &bytes);
-    }
-    if (read)
-        drain(b, 'a', &all);
-    cr_assert_eq(tbuf_clone_finish(k, &c), 0);
-    expect_same_list(want, c);
-    tbuf_free(b);
-    tbuf_free(c);
-    tbuf_free(want);
-}
-
-static void try_changes(size_t less)
-{
-    size_t ahead = less == 0 ? 0 : whole(0) - less;
-    try_change(ahead, 20000, 3000, 1200, false);
-    try_change(ahead, 30000, 3000, 0, false);     /* the list moves to more memory */
-    try_change(ahead, 45000, 3000, 0, true);      /* and to less, and away */
-    try_change(ahead, 45000, 2 * HALF, 0, false); /* the late chunk goes, and all before it */
-}
-
-Test(tbuf_clone, a_list_with_evicted_chunks_changes_meanwhile)
-{
-    try_changes(0);
-    try_changes(200000); /* some of the list is there */
 }
